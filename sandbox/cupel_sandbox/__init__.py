@@ -1,0 +1,1 @@
+"""Boxes: run one program under limits, and report the facts."""

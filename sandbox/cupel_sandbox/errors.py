@@ -1,0 +1,35 @@
+"""The sandbox's own faults. What a program does wrong is never here: that is an Outcome.
+
+SandboxError
+├── CannotStart     a box or its runner cannot be had on this host; says why and what to do
+├── BoxLost         the box died (or its host did); runs without an outcome were interrupted
+└── BoxRefused      the runner refused a request or could not carry it out (disk full, bad path)
+"""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Any fault of the sandbox itself."""
+
+
+class CannotStart(SandboxError):
+    """A box cannot be had on this host.
+
+    Args:
+        reason: What is missing, in one line.
+        remedy: What the operator can do about it, in one line.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class BoxLost(SandboxError):
+    """The box has died; what was running in it has no outcome and must be run again elsewhere."""
+
+
+class BoxRefused(SandboxError):
+    """The runner refused a request: a bad path, a full scratch disk, a missing file."""
