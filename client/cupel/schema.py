@@ -184,7 +184,9 @@ class Testcase(Request):
     name: str = Field(min_length=1, max_length=200)
     input: Data = ""
     output: Data
-    tier: int | None = Field(None, ge=1, le=100, description="1 is the smallest; given for all tests or none.")
+    tier: int | None = Field(
+        None, ge=1, le=100, description="1 is the smallest; given for all tests or none."
+    )
     size: int | None = Field(None, ge=0, description="Declared input size, for cutting tiers.")
 
 
@@ -239,6 +241,8 @@ class ProblemSummary(Response):
 
 
 class ProblemList(Response):
+    """All registered problems."""
+
     problems: tuple[ProblemSummary, ...]
 
 
@@ -253,19 +257,28 @@ class Stop(StrEnum):
 class Submission(Request):
     """A program for a problem: either `source` with its language, or a model's `completion`."""
 
-    id: str | None = Field(None, min_length=1, max_length=200, description="Chosen by the client; echoed.")
-    problem: Identifier | Problem = Field(description="A registered problem's id, or a problem inline.")
+    id: str | None = Field(
+        None, min_length=1, max_length=200, description="Chosen by the client; echoed."
+    )
+    problem: Identifier | Problem = Field(
+        description="A registered problem's id, or a problem inline."
+    )
     language: Language | None = Field(
-        None, description="Required with `source`; with `completion`, taken from its fence if absent."
+        None,
+        description="Required with `source`; with `completion`, taken from its fence if absent.",
     )
     source: str | None = Field(None, description="The program as it is.")
     completion: str | None = Field(
-        None, description="A model's answer: its last fenced block of the language, or its bare text."
+        None,
+        description="A model's answer: its last fenced block of the language, or its bare text.",
     )
     stop: Stop = Stop.FIRST_FAILURE
-    coverage: int | None = Field(None, ge=1, description="Judge tiers 1..coverage only; default all.")
+    coverage: int | None = Field(
+        None, ge=1, description="Judge tiers 1..coverage only; default all."
+    )
     probe_endless: bool = Field(
-        False, description="Run the first TLE of the smallest tier once more, at ten times the limit."
+        False,
+        description="Run the first TLE of the smallest tier once more, at ten times the limit.",
     )
 
     @model_validator(mode="after")
@@ -278,6 +291,8 @@ class Submission(Request):
 
 
 class JudgementsRequest(Request):
+    """One or many submissions to judge."""
+
     submissions: tuple[Submission, ...] = Field(min_length=1, max_length=SUBMISSIONS_MAX)
 
 
@@ -295,7 +310,9 @@ class TestResult(Response):
     exit_code: int | None = None
     signal: int | None = None
     tle_kind: TleKind | None = None
-    measurements: int = Field(1, description="2 if it finished near the time limit and ran once more.")
+    measurements: int = Field(
+        1, description="2 if it finished near the time limit and ran once more."
+    )
     flags: tuple[str, ...] = ()
 
 
@@ -312,11 +329,15 @@ class Judgement(Response):
     """All tests of one submission, and the verdict over them."""
 
     id: str
-    problem: str | None = Field(None, description="The registered problem's id; null for inline ones.")
+    problem: str | None = Field(
+        None, description="The registered problem's id; null for inline ones."
+    )
     language: Language | None
     verdict: Verdict
     failure_class: FailureClass
-    complete: bool = Field(description="Every test of the coverage was judged; no early stop, no JE.")
+    complete: bool = Field(
+        description="Every test of the coverage was judged; no early stop, no JE."
+    )
     coverage: int = Field(description="The tiers judged: 1..coverage.")
     tiers: int = Field(description="How many tiers the problem has.")
     tests_per_tier: tuple[int, ...] = Field(description="Number of tests in tier 1, 2, ...")
@@ -331,11 +352,17 @@ class Judgement(Response):
     memory_bytes: int = Field(description="Largest memory of a test.")
     compile: CompileResult | None = None
     tests: tuple[TestResult, ...] = ()
-    message: str = Field("", description="Why there is no program (CE), or what failed in Cupel (JE).")
-    degraded: tuple[str, ...] = Field((), description="Isolation layers given up by name on this service.")
+    message: str = Field(
+        "", description="Why there is no program (CE), or what failed in Cupel (JE)."
+    )
+    degraded: tuple[str, ...] = Field(
+        (), description="Isolation layers given up by name on this service."
+    )
 
 
 class JudgementsResponse(Response):
+    """The judgements, in the order of the submissions."""
+
     judgements: tuple[Judgement, ...]
 
 
@@ -361,7 +388,9 @@ class RewardSpec(Request):
     def _weights_fit(self) -> Self:
         if (self.kind is RewardKind.TIER_WEIGHTS) != (self.weights is not None):
             raise ValueError("`weights` belongs to kind `tier_weights`, and only to it")
-        if self.weights is not None and (min(self.weights, default=0) < 0 or sum(self.weights) <= 0):
+        if self.weights is not None and (
+            min(self.weights, default=0) < 0 or sum(self.weights) <= 0
+        ):
             raise ValueError("weights must not be negative and must have a positive sum")
         return self
 
@@ -371,7 +400,9 @@ class RewardsRequest(Request):
 
     problems: tuple[Identifier | Problem, ...] = Field(min_length=1, max_length=SUBMISSIONS_MAX)
     completions: tuple[str, ...] = Field(min_length=1, max_length=SUBMISSIONS_MAX)
-    language: Language | None = Field(None, description="Of all completions; default: by their fences.")
+    language: Language | None = Field(
+        None, description="Of all completions; default: by their fences."
+    )
     reward: RewardSpec = RewardSpec()
     extra_rewards: dict[str, RewardSpec] = Field(
         default_factory=dict, description="Further rewards from the same judgements, by name."
@@ -387,17 +418,23 @@ class RewardsRequest(Request):
 
 
 class RewardsResponse(Response):
+    """The rewards, in the order of the completions, and the judgements behind them."""
+
     rewards: tuple[float | None, ...] = Field(description="Null is a judging error: mask it.")
     extra_rewards: dict[str, tuple[float | None, ...]] = {}
     judgements: tuple[Judgement, ...]
 
 
 class Health(Response):
+    """Whether the service lives, or is ready for work."""
+
     status: Literal["ok", "starting", "stopping"]
     reason: str = ""
 
 
 class ToolchainInfo(Response):
+    """One language's compiler or interpreter."""
+
     language: Language
     available: bool
     version: str = ""

@@ -1,4 +1,4 @@
-"""Which compilers and interpreters this host has, and which directories a box needs to show them."""
+"""Which compilers and interpreters this host has, and which directories a box must show."""
 
 from __future__ import annotations
 
@@ -61,12 +61,16 @@ def _find_python() -> Toolchain:
             return Toolchain("python", executable, _first_line(executable, "--version"))
     executable = str(Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}"))
     if not Path(executable).exists():
-        return Toolchain("python", "", reason="not found: a Python interpreter (apt install python3)")
+        return Toolchain(
+            "python", "", reason="not found: a Python interpreter (apt install python3)"
+        )
     return Toolchain(
         "python", executable, _first_line(executable, "--version"), mounts=(sys.base_prefix,)
     )
 
 
 def _first_line(executable: str, flag: str) -> str:
-    shown = subprocess.run([executable, flag], capture_output=True, text=True, check=False, timeout=20)
+    shown = subprocess.run(
+        [executable, flag], capture_output=True, text=True, check=False, timeout=20
+    )
     return (shown.stdout or shown.stderr).partition("\n")[0].strip()
