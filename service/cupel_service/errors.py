@@ -1,0 +1,85 @@
+"""The service's own faults, and the requests that it must turn down. Programs' faults are values.
+
+ServiceError
+├── LanguageUnavailable   this host has no toolchain for a submission's language
+├── ProblemUnknown        no problem is registered under this id
+├── QueueFull             as much waits and runs as was allowed; come back later
+├── Stopping              the service is shutting down and takes nothing new
+├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy
+├── StoreFailed           the problem store cannot be read or written (disk full, damaged file)
+└── JudgingError          a submission cannot be judged for a reason of our own: becomes JE
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Any fault of the service, and any request that it has to refuse."""
+
+
+class LanguageUnavailable(ServiceError):
+    """This host has no toolchain for a submission's language.
+
+    Args:
+        language: The language's name, such as `cpp`.
+        reason: Why it is missing and what to install, as the toolchain search says it.
+    """
+
+    def __init__(self, language: str, reason: str = "") -> None:
+        why = reason or "its compiler or interpreter was not found; `cupel doctor` says what to do"
+        super().__init__(f"this service cannot judge {language}: {why}")
+        self.language = language
+
+
+class ProblemUnknown(ServiceError):
+    """No problem is registered under this id.
+
+    Args:
+        problem_id: The id that was asked for.
+    """
+
+    def __init__(self, problem_id: str) -> None:
+        super().__init__(
+            f"no problem {problem_id!r} is registered; "
+            f"register it with PUT /v1/problems/{problem_id}, or send it inline"
+        )
+        self.problem_id = problem_id
+
+
+class QueueFull(ServiceError):
+    """As many submissions wait and run as the service allows.
+
+    Args:
+        message: What is full, and how much may be sent.
+        retry_after_s: When there is likely room again, in whole seconds from now.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(ServiceError):
+    """The service is shutting down: it finishes what runs and takes nothing new."""
+
+
+class CannotServe(ServiceError):
+    """The service cannot start on this host, or with these settings.
+
+    Args:
+        reason: What is in the way, in one line.
+        remedy: What the operator can do about it, in one line.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class StoreFailed(ServiceError):
+    """The problem store could not be read or written; what it held before is still whole."""
+
+
+class JudgingError(ServiceError):
+    """A submission cannot be judged for a reason of Cupel's own: raised within the judge only."""
