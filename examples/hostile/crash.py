@@ -1,0 +1,2 @@
+values = input().split()
+print(values[len(values)])

@@ -1,0 +1,3 @@
+line = "the answer is near " * 100
+while True:
+    print(line)

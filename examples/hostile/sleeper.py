@@ -1,0 +1,5 @@
+import time
+
+n = input()
+time.sleep(3600)
+print(n)
