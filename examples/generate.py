@@ -1,9 +1,9 @@
-"""Writes the tests of every example problem: `python examples/generate.py` (`--check` only compares).
+"""Writes the tests of every example problem: `python examples/generate.py`; `--check` compares.
 
 Inputs are a handful of numbers each, from which the judged program makes its own sequence or graph:
 so the files stay tiny however large the work is. Tiers 1 and 2 are small enough for slow programs,
 tier 3 stops slow Python programs, tier 4 slow C and C++ programs as well. The answers are those of
-each problem's `solutions/right.py`; its solutions in C and C++, which work differently, confirm them.
+each problem's `solutions/right.py`; the solutions in C and C++ work differently and confirm them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,3 @@
 n = input()
-tables = []
-for _ in range(1024):  # 1 GiB in all, every page of it touched
-    tables.append(bytearray(b"\x01") * 2**20)
+tables = [bytearray(b"\x01") * 2**20 for _ in range(1024)]  # 1 GiB, every page of it touched
 print(len(tables), n)

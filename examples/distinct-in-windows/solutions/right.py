@@ -7,8 +7,10 @@ def main():
     for i in range(n):
         x = (1103515245 * x + 12345) & 0x7FFFFFFF
         value = (x >> 8) % modulus
-        first_start = max(i - k, last[value]) + 1
-        last_start = min(i, n - k)
+        first_start = last[value] + 1
+        if first_start <= i - k:
+            first_start = i - k + 1
+        last_start = i if i <= n - k else n - k
         if last_start >= first_start:
             total += last_start - first_start + 1
         last[value] = i
