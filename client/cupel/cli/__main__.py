@@ -1,0 +1,5 @@
+"""`python -m cupel.cli`, the same as `cupel`."""
+
+from cupel.cli import main
+
+main()
