@@ -1,0 +1,142 @@
+"""The OpenAPI document, drawn from the schema's models.
+
+Routes read and write raw JSON themselves, since validating thousands of judgements twice would cost
+more than judging some of them; so each route says here which documents it takes and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from cupel.schema import (
+    Health,
+    Info,
+    Judgement,
+    JudgementsRequest,
+    JudgementsResponse,
+    Problem,
+    ProblemDetails,
+    ProblemList,
+    ProblemSummary,
+    RewardsRequest,
+    RewardsResponse,
+    Submission,
+)
+from cupel_service.answers import NDJSON
+from cupel_service.problem_details import MEDIA_TYPE
+
+Fragment = dict[str, Any]  # a part of an OpenAPI document is any JSON object
+Answers = dict[int | str, Fragment]
+
+_REQUESTS = (Submission, JudgementsRequest, RewardsRequest, Problem)
+_RESPONSES = (
+    JudgementsResponse,
+    Judgement,
+    RewardsResponse,
+    ProblemSummary,
+    ProblemList,
+    Health,
+    Info,
+    ProblemDetails,
+)
+
+_FAULTS = {
+    401: "No API key, or a wrong one.",
+    403: "Without API keys only this machine is served.",
+    404: "A problem that is not registered.",
+    413: "Too many bytes, or more submissions than the queue ever holds.",
+    422: "Not a valid request; `errors` lists each place.",
+    429: "The queue is full: nothing was taken. Try again after `Retry-After` seconds.",
+    500: "A fault of the service; its log says more.",
+    503: "The service is starting or stopping. Try again after `Retry-After` seconds.",
+    507: "No room for the problem; nothing was changed.",
+}
+
+
+def body(*models: type[BaseModel], examples: Mapping[str, object]) -> Fragment:
+    """The request body of a route: a document of one of the models.
+
+    Args:
+        models: Of the schema.
+        examples: By name.
+    """
+    schemas = [_reference(model) for model in models]
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+                    "examples": {name: {"value": value} for name, value in examples.items()},
+                }
+            },
+        }
+    }
+
+
+def answer(status: int, model: type[BaseModel], *, lines: bool = False) -> Answers:
+    """A good answer of a route.
+
+    Args:
+        status: Its HTTP status.
+        model: The schema's model of it.
+        lines: It may also come as newline-delimited judgements.
+    """
+    content: Fragment = {"application/json": {"schema": _reference(model)}}
+    if lines:
+        content[NDJSON] = {"schema": {"type": "string", "description": "One Judgement per line."}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content}}
+
+
+def faults(*statuses: int) -> Answers:
+    """The errors that a route may answer."""
+    content = {MEDIA_TYPE: {"schema": _reference(ProblemDetails)}}
+    return {status: {"description": _FAULTS[status], "content": content} for status in statuses}
+
+
+def example_problem() -> Fragment:
+    """A small problem for the documentation."""
+    return {
+        "title": "Two sum",
+        "statement": "Read two integers and print their sum.",
+        "limits": {"cpu_s": 1.0},
+        "tests": [
+            {"name": "small", "input": "1 2\n", "output": "3\n", "tier": 1},
+            {"name": "large", "input": "1000000 2000000\n", "output": "3000000\n", "tier": 2},
+        ],
+    }
+
+
+def example_completion() -> str:
+    """A model's answer for the documentation."""
+    return "Add them:\n```python\nprint(sum(map(int, input().split())))\n```\n"
+
+
+class DocumentedApi(FastAPI):
+    """An app whose OpenAPI document holds the schema's models."""
+
+    def openapi(self) -> Fragment:
+        """The OpenAPI document; made once."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in _REQUESTS]
+                + [(model, "serialization") for model in _RESPONSES],
+                ref_template="#/components/schemas/{model}",
+            )
+            document["components"] = {
+                "schemas": definitions["$defs"],
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            }
+            document["security"] = [{}, {"key": []}]
+        return super().openapi()
+
+
+def _reference(model: type[BaseModel]) -> Fragment:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -1,0 +1,139 @@
+"""Judging submissions, and the rewards that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from cupel.schema import (
+    JudgementsRequest,
+    JudgementsResponse,
+    RewardSpec,
+    RewardsRequest,
+    RewardsResponse,
+    Stop,
+    Submission,
+)
+from cupel_service.answers import NDJSON, JudgementLines, judgements_in_order
+from cupel_service.app_state import runtime_of
+from cupel_service.dispatcher import Assignment
+from cupel_service.openapi import answer, body, example_completion, example_problem, faults
+from cupel_service.requests import InvalidRequest, read_document, read_submissions
+from cupel_service.rewards import needs_every_test, reward
+
+router = APIRouter(tags=["judging"])
+
+_JUDGING_FAULTS = faults(401, 403, 404, 413, 422, 429, 500, 503)
+
+
+@router.post(
+    "/v1/judgements",
+    summary="Judge one or many submissions",
+    openapi_extra=body(
+        Submission,
+        JudgementsRequest,
+        examples={
+            "one": {"problem": "two-sum", "language": "python", "source": "print(1 + 2)\n"},
+            "many": {
+                "submissions": [
+                    {"id": "a", "problem": "two-sum", "completion": example_completion()},
+                    {
+                        "id": "b",
+                        "problem": example_problem(),
+                        "language": "c",
+                        "source": "int main(void) { return 0; }\n",
+                        "stop": "never",
+                    },
+                ]
+            },
+        },
+    ),
+    responses=answer(200, JudgementsResponse, lines=True) | _JUDGING_FAULTS,
+)
+async def judge_submissions(request: Request) -> Response:
+    """Judges one submission, or `submissions` of them, and answers when all are judged.
+
+    With `Accept: application/x-ndjson` the answer is one judgement per line, in the order in which
+    they are finished. A full queue answers 429 and takes none of the request's submissions.
+    """
+    runtime = runtime_of(request)
+    assignments = await runtime.assign(await read_submissions(request))
+    batch = runtime.dispatcher.submit(assignments)
+    if NDJSON in request.headers.get("accept", ""):
+        return JudgementLines(batch)
+    judgements = await judgements_in_order(batch, request.receive)
+    answered = JudgementsResponse(judgements=judgements)
+    return Response(answered.model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/v1/rewards",
+    summary="Rewards of completions, as a trainer needs them",
+    openapi_extra=body(
+        RewardsRequest,
+        examples={
+            "low and high coverage": {
+                "problems": ["two-sum"],
+                "completions": [example_completion()],
+                "reward": {"coverage": 1},
+                "extra_rewards": {"high": {"kind": "test_fraction"}},
+            }
+        },
+    ),
+    responses=answer(200, RewardsResponse) | _JUDGING_FAULTS,
+)
+async def reward_completions(request: Request) -> Response:
+    """Judges each completion by its problem and answers its rewards, null where judging failed.
+
+    All rewards come from one judgement per completion, which goes as far as they need.
+    """
+    runtime = runtime_of(request)
+    document = await read_document(request, RewardsRequest)
+    specs = {"reward": document.reward} | {
+        f"extra_rewards.{name}": spec for name, spec in document.extra_rewards.items()
+    }
+    assignments = await runtime.assign(_submissions(document, list(specs.values())))
+    for name, spec in specs.items():
+        _check_weights(name, spec, assignments)
+    batch = runtime.dispatcher.submit(assignments)
+    judgements = await judgements_in_order(batch, request.receive)
+    answered = RewardsResponse(
+        rewards=tuple(reward(judgement, document.reward) for judgement in judgements),
+        extra_rewards={
+            name: tuple(reward(judgement, spec) for judgement in judgements)
+            for name, spec in document.extra_rewards.items()
+        },
+        judgements=judgements,
+    )
+    return Response(answered.model_dump_json(), media_type="application/json")
+
+
+def _submissions(document: RewardsRequest, specs: Sequence[RewardSpec]) -> list[Submission]:
+    """The submissions whose judgements yield every reward asked for, and no more than that."""
+    stop = Stop.NEVER if any(needs_every_test(spec) for spec in specs) else Stop.FIRST_FAILURE
+    coverages = [spec.coverage for spec in specs if spec.coverage is not None]
+    coverage = max(coverages) if len(coverages) == len(specs) else None
+    return [
+        Submission(
+            problem=problem,
+            completion=completion,
+            language=document.language,
+            stop=stop,
+            coverage=coverage,
+        )
+        for problem, completion in zip(document.problems, document.completions, strict=True)
+    ]
+
+
+def _check_weights(name: str, spec: RewardSpec, assignments: Sequence[Assignment]) -> None:
+    if spec.weights is None:
+        return
+    for index, assignment in enumerate(assignments):
+        tiers = min(spec.coverage or assignment.suite.tiers, assignment.suite.tiers)
+        if len(spec.weights) != tiers:
+            raise InvalidRequest(
+                f"{name} has {len(spec.weights)} weights, but {tiers} tiers of the problem at "
+                f"index {index} are covered: give one weight per covered tier"
+            )

@@ -1,0 +1,134 @@
+"""Every setting of the service: one frozen document, read once from `CUPEL_*` and passed in."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cupel.schema import MEBIBYTE, Language
+
+Factor = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
+def default_data_dir() -> Path:
+    """The folder that the XDG base directory specification gives to an application's data."""
+    root = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(root).expanduser() / "cupel"
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Lists are written with commas, factors as `python=3,cpp=1`."""
+
+    # Errors of this model are shown to people: they must not repeat a key.
+    model_config = SettingsConfigDict(
+        env_prefix="CUPEL_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8400, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Folder of the problem store; by default $XDG_DATA_HOME/cupel.",
+    )
+    slots: int | None = Field(
+        None, ge=1, le=1024, description="Boxes that run at one time; default: physical cores."
+    )
+    queue_capacity: int = Field(
+        4096, ge=1, le=1_000_000, description="Submissions that may wait or run at one time."
+    )
+    request_bytes_max: int = Field(
+        256 * MEBIBYTE, ge=1024, le=8192 * MEBIBYTE, description="Largest request body, in bytes."
+    )
+    suite_cache_bytes: int = Field(
+        512 * MEBIBYTE, ge=0, description="Test data of registered problems kept in memory."
+    )
+    api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
+        frozenset(), description="Keys that clients must show; needed beyond loopback."
+    )
+    allow_degraded: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="Isolation layers that may be missing, such as cgroup or seccomp."
+    )
+    time_factors: Annotated[dict[Language, Factor], NoDecode] = Field(
+        default_factory=dict, description="Multiplies time limits per language; 1 where not given."
+    )
+    memory_factors: Annotated[dict[Language, Factor], NoDecode] = Field(
+        default_factory=dict, description="Multiplies memory limits per language; likewise."
+    )
+    box: Literal["native"] = Field("native", description="Kind of box that programs run in.")
+    stop_grace_s: float = Field(
+        10.0, ge=0, le=3600, description="How long a stop waits for what runs, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines shown."
+    )
+
+    @field_validator("api_keys", "allow_degraded", mode="before")
+    @classmethod
+    def _commas_separate(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @field_validator("time_factors", "memory_factors", mode="before")
+    @classmethod
+    def _commas_separate_factors(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError("write factors as language=factor, for example python=3,cpp=1")
+        return {language.strip(): factor.strip() for language, _, factor in pairs}
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_not_empty(cls, value: frozenset[SecretStr]) -> frozenset[SecretStr]:
+        if not all(key.get_secret_value().strip() for key in value):
+            raise ValueError("an API key is empty")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _home_is_expanded(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> Self:
+        if not self.api_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host} without an API key: anyone who reaches it "
+                "could run programs here. Set CUPEL_API_KEYS (openssl rand -hex 32 makes a key), "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a service that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def explain(error: ValidationError) -> str:
+    """Says in one line per setting what is wrong with it, without its value.
+
+    Args:
+        error: What `Settings()` raised.
+
+    Returns:
+        Lines such as `CUPEL_PORT: Input should be less than or equal to 65535`.
+    """
+    return "\n".join(_explained(error))
+
+
+def _explained(error: ValidationError) -> Iterable[str]:
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        name = "CUPEL_" + str(item["loc"][0]).upper() if item["loc"] else "settings"
+        yield f"{name}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cupel.schema import Language
+from cupel_service.settings import Settings, explain, is_loopback
+
+SECRET = "a-key-that-must-not-be-shown"
+
+
+def test_every_setting_has_a_default_and_one_line_of_help() -> None:
+    for name, field in Settings.model_fields.items():
+        assert not field.is_required(), name
+        assert field.description, name
+        assert "\n" not in field.description, name
+
+
+def test_settings_come_from_cupel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPEL_PORT", "9001")
+    monkeypatch.setenv("CUPEL_SLOTS", "3")
+    monkeypatch.setenv("CUPEL_ALLOW_DEGRADED", "cgroup, seccomp")
+    monkeypatch.setenv("CUPEL_TIME_FACTORS", "python=3,cpp=1.5")
+    settings = Settings()
+    assert (settings.port, settings.slots) == (9001, 3)
+    assert settings.allow_degraded == {"cgroup", "seccomp"}
+    assert settings.time_factors == {Language.PYTHON: 3.0, Language.CPP: 1.5}
+
+
+def test_given_values_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPEL_PORT", "9001")
+    assert Settings.model_validate({"port": 9002}).port == 9002
+
+
+def test_data_lives_in_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert Settings().data_dir == tmp_path / "cupel"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_listening_beyond_loopback_without_a_key_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="CUPEL_API_KEYS"):
+        Settings(host=host)
+    assert Settings(host=host, api_keys=frozenset({SECRET})).host == host  # type: ignore[arg-type]  # parsed
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(host=host).host == host
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("SLOTS", "0"),
+        ("QUEUE_CAPACITY", "many"),
+        ("STOP_GRACE_S", "-1"),
+        ("TIME_FACTORS", "python"),
+        ("TIME_FACTORS", "cobol=2"),
+        ("MEMORY_FACTORS", "python=0"),
+        ("BOX", "cardboard"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"CUPEL_{name}", value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert explain(caught.value).startswith(f"CUPEL_{name}: ")
+
+
+def test_errors_and_representations_show_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPEL_API_KEYS", SECRET)
+    assert SECRET not in repr(Settings())
+    monkeypatch.setenv("CUPEL_PORT", "none")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert SECRET not in explain(caught.value) + str(caught.value)
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"prot": 1})
