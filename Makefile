@@ -1,0 +1,62 @@
+# From a fresh clone: `make demo` shows Cupel at work, `make test` runs its tests. `make` lists the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo serve test check cases bench clean
+
+PYTHON ?= python3
+CASES ?= ../shared/cases
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo "  ARGS=... is handed to serve, test, cases and bench; PYTHON=... makes the environment"
+
+venv: $(INSTALLED) ## make .venv and install the project with its tools into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no $(PYTHON) found: install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old: Cupel needs 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot make environments: install its venv module (apt install python3-venv)"; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { \
+	  echo "make: no C compiler found, which builds the runner: apt install gcc g++ (or dnf install gcc gcc-c++)"; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing Cupel and its tools (about 50 packages, the first time only)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "installed"
+
+demo: $(INSTALLED) ## start a service, judge a batch of completions, show verdicts and rewards
+	@$(BIN)/python examples/demo.py
+
+serve: $(INSTALLED) ## run the service on http://127.0.0.1:8400
+	@$(BIN)/cupel serve $(ARGS)
+
+test: $(INSTALLED) ## run the test suite
+	@$(BIN)/pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy bench/*.py examples/*.py
+	$(BIN)/lint-imports
+
+cases: $(INSTALLED) ## judge real submissions and compare with their authors: CASES=FOLDER
+	@$(BIN)/python bench/cases.py '$(CASES)' $(ARGS)
+
+bench: $(INSTALLED) ## measure against bare spawns: ARGS=--json prints one figure per line
+	@$(BIN)/python bench/floor.py $(ARGS)
+	@$(BIN)/python bench/throughput.py $(ARGS)
+
+clean: ## remove .venv, caches and build outputs
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
