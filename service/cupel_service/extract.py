@@ -116,50 +116,40 @@ def _without_thinking(completion: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[_Block]:
-    """Yields the fenced blocks in order, the last one also if it is not closed."""
-    opened: re.Match[str] | None = None
-    for line in _FENCE_LINE.finditer(text):
-        if opened is None:
-            if _opens(line):
-                opened = line
-        elif _closes(line, opened):
-            yield _block(text, opened, line.start())
-            opened = None
-        elif _interrupts(line, opened):
-            yield _block(text, opened, line.start())
-            opened = line
-    if opened is not None:
-        yield _block(text, opened, len(text))
+    """Yields the fenced blocks in order, the last one also if it is not closed.
 
-
-def _opens(line: re.Match[str]) -> bool:
-    # A backtick in the info string means inline code that happens to begin a line.
-    return line[2][0] == "~" or "`" not in line[3]
-
-
-def _closes(line: re.Match[str], opened: re.Match[str]) -> bool:
-    return line[2].startswith(opened[2]) and not line[3].strip()
-
-
-def _interrupts(line: re.Match[str], opened: re.Match[str]) -> bool:
-    """Whether a fence that names a language begins anew inside a block that names none.
-
-    A stray fence in the prose would else swallow the answer that follows it.
+    A fence that names a language begins anew inside a block that names none: a stray fence in the
+    prose would else swallow the answer that follows it.
     """
-    return (
-        line[2].startswith(opened[2])
-        and _opens(line)
-        and _language(line[3]) is not None
-        and _language(opened[3]) is None
-    )
+    opened: re.Match[str] | None = None
+    language: Language | None = None
+    for line in _FENCE_LINE.finditer(text):
+        info = line[3].strip()
+        if opened is not None:
+            if not line[2].startswith(opened[2]) or (info and language is not None):
+                continue
+            if not info:
+                yield _block(text, opened, language, line.start())
+                opened = None
+                continue
+        if line[2][0] == "`" and "`" in info:
+            continue  # inline code that happens to begin a line
+        named = _language(info)
+        if opened is not None:
+            if named is None:
+                continue
+            yield _block(text, opened, language, line.start())
+        opened, language = line, named
+    if opened is not None:
+        yield _block(text, opened, language, len(text))
 
 
-def _block(text: str, opened: re.Match[str], end: int) -> _Block:
+def _block(text: str, opened: re.Match[str], language: Language | None, end: int) -> _Block:
     body = text[opened.end() + 1 : end]
     indent = len(opened[1])
     if indent:  # a block inside a list item: its lines are indented as its fence is
         body = re.sub(rf"^[ \t]{{1,{indent}}}+", "", body, flags=re.MULTILINE)
-    return _Block(opened[3].strip(), _language(opened[3]), body)
+    return _Block(opened[3].strip(), language, body)
 
 
 def _language(info: str) -> Language | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 16 * 1024
 
 
 def equal_tokens(
