@@ -23,7 +23,7 @@ from cupel.embedded import embedded_service
 from report import Figure, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from demo import demo_batch, register, reward, surprises
+from demo import demo_batch, judgeable, register, reward, surprises
 
 # Ends with its parent, however that ends.
 SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
@@ -44,11 +44,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="rounds under load")
     parser.add_argument("--json", action="store_true", help="one JSON object per figure and line")
     arguments = parser.parse_args()
-    batch = demo_batch()
     differ = open_differ = unexpected = 0
     cores = len(os.sched_getaffinity(0))
     with embedded_service() as url, Client(url) as client:
         register(client)
+        batch = judgeable(demo_batch(), client.info())
         idle = reward(client, batch)
         unexpected += len(surprises(batch, idle))
         with busy_cores(cores):

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from cupel import Client, CupelError, RewardSpec, RewardsResponse, Verdict, load_problem
 from cupel.embedded import embedded_service
-from cupel.schema import MEBIBYTE
+from cupel.schema import MEBIBYTE, Info, Language
 
 EXAMPLES = Path(__file__).resolve().parent
 LOW_COVERAGE = 2
@@ -70,7 +70,7 @@ EXPECTED = {
 }
 """The verdicts that a program may get, by what it does."""
 
-FENCES = {".c": "c", ".cpp": "cpp", ".py": "python"}
+LANGUAGES = {".c": Language.C, ".cpp": Language.CPP, ".py": Language.PYTHON}
 DRAFTS = {
     ".c": "int main(void) { return 1; }",
     ".cpp": "int main() { return 1; }",
@@ -86,12 +86,14 @@ class Completion:
     Args:
         problem: The problem's id.
         label: The file of its program, or `no_code`.
+        language: The program's language, None without one.
         text: What the model wrote.
         expected: The verdicts that are right for it.
     """
 
     problem: str
     label: str
+    language: Language | None
     text: str
     expected: frozenset[Verdict]
 
@@ -99,10 +101,22 @@ class Completion:
 def demo_batch() -> tuple[Completion, ...]:
     """Builds the batch: all completions of the first problem, then of the second, and so on."""
     return tuple(
-        Completion(problem, label, _answer(problem, label, place), EXPECTED[Path(label).stem])
+        Completion(
+            problem,
+            label,
+            LANGUAGES.get(Path(label).suffix),
+            _answer(problem, label, place),
+            EXPECTED[Path(label).stem],
+        )
         for problem, labels in GROUPS.items()
         for place, label in enumerate(labels)
     )
+
+
+def judgeable(batch: Sequence[Completion], info: Info) -> tuple[Completion, ...]:
+    """Leaves out completions in a language that the service's host has no toolchain for."""
+    missing = {each.language for each in info.toolchains if not each.available}
+    return tuple(completion for completion in batch if completion.language not in missing)
 
 
 def _answer(problem: str, label: str, place: int) -> str:
@@ -111,7 +125,7 @@ def _answer(problem: str, label: str, place: int) -> str:
         return NO_CODE
     own = EXAMPLES / problem / "solutions" / label
     program = own if own.exists() else EXAMPLES / "hostile" / label
-    fence = FENCES[program.suffix]
+    fence = LANGUAGES[program.suffix]
     block = f"```{fence}\n{program.read_text('utf-8')}```"
     draft = f"```{fence}\n{DRAFTS[program.suffix]}\n```"
     return (
@@ -198,7 +212,6 @@ def run(console: Console) -> int:
     Raises:
         CupelError: The service did not start, or did not answer.
     """
-    batch = demo_batch()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting a service (the first start compiles the runner)")
@@ -206,6 +219,7 @@ def run(console: Console) -> int:
             progress.update(task, description=f"registering {len(GROUPS)} problems at {url}")
             register(client)
             info = client.info()
+            batch = judgeable(demo_batch(), info)
             progress.update(
                 task, description=f"judging {len(batch)} completions in {info.slots} boxes"
             )
@@ -215,6 +229,9 @@ def run(console: Console) -> int:
             progress.update(task, description="stopping the service")
         progress.update(task, description="done", total=1, completed=1)
     console.print(_table(batch, response))
+    for toolchain in info.toolchains:
+        if not toolchain.available:
+            console.print(f"[yellow]left out:[/] {toolchain.language}, {escape(toolchain.reason)}")
     verdicts = Counter(judgement.verdict.value for judgement in response.judgements)
     tests = sum(len(judgement.tests) for judgement in response.judgements)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
@@ -237,6 +254,9 @@ def main() -> int:
     except CupelError as error:
         console.print(f"[red]the demo could not run:[/] {escape(str(error))}", highlight=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
 
 
 if __name__ == "__main__":
