@@ -181,9 +181,9 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(entries, key=lambda entry: (_natural(entry.stem), entry.name))
 
 
-def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
+    parts = [(part, part[0] in "0123456789") for part in re.findall(r"[0-9]+|[^0-9]+", name)]
+    return tuple((not digits, int(part) if digits else 0, part) for part, digits in parts)
 
 
 def _faults(error: ValidationError) -> str:

@@ -25,7 +25,9 @@ def add_plugins(app: typer.Typer, arguments: Sequence[str], own: Collection[str]
     wanted = arguments[0] if arguments else ""
     if wanted in own:
         return
-    found = {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in own}
+    # Where two packages bring one name, the first on the path wins, as with imports.
+    entries = [entry for entry in entry_points(group=GROUP) if entry.name not in own]
+    found = {entry.name: entry for entry in reversed(entries)}
     for entry in [found[wanted]] if wanted in found else found.values():
         add_plugin(app, entry)
 
