@@ -1,0 +1,227 @@
+"""The cgroup directories of one service: found, made, handed to boxes, and removed.
+
+    <parent>/cupel-<pid>-<start>/box-<n>            v1: once per controller (memory, pids, cpuacct)
+    <parent>/cupel-<pid>-<start>/box-<n>/run-<k>    v2: the runner makes one per run
+
+The name tells whose it is, so that what a killed service left behind is recognised and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cupel_sandbox.errors import CannotStart
+
+_V1_CONTROLLERS = ("memory", "pids", "cpuacct")
+_NAME = re.compile(r"cupel-(\d+)-(\d+)")
+_GIVE_UP = (
+    "or give the layer up by name: --allow-degraded=cgroup (memory and CPU are then only sampled)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupTree:
+    """The directories of this process.
+
+    Args:
+        version: 1 or 2.
+        bases: One directory per controller (v1) or one (v2), keyed by the runner's option name.
+    """
+
+    version: int
+    bases: tuple[tuple[str, Path], ...]
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Every directory that must go when this process ends."""
+        return tuple(base for _, base in self.bases)
+
+    def make_box(self, number: int) -> tuple[str, ...]:
+        """Makes the directories of one box; returns the runner's options that name them.
+
+        Raises:
+            CannotStart: The kernel refused.
+        """
+        options = []
+        for key, base in self.bases:
+            directory = base / f"box-{number}"
+            try:
+                directory.mkdir()
+                if self.version == 2:  # noqa: PLR2004 - the version of cgroups
+                    (directory / "cgroup.subtree_control").write_text("+memory +pids")
+            except OSError as error:
+                raise _cannot(f"cannot make the cgroup {directory}: {error.strerror}") from error
+            options.append(f"{key}={directory}")
+        return tuple(options)
+
+    def remove_box(self, number: int) -> None:
+        """Removes the directories of a box that has ended."""
+        for _, base in self.bases:
+            remove_cgroup(base / f"box-{number}")
+
+    def close(self) -> None:
+        """Removes everything. The boxes must have ended."""
+        for base in self.directories:
+            remove_cgroup(base)
+
+
+def open_cgroups() -> CgroupTree:
+    """Finds where this process may make cgroups, removes what dead services left, makes its own.
+
+    Raises:
+        CannotStart: There is no such place; says why and what to do.
+    """
+    mounts = _read_mounts()
+    parents = _find_v2(mounts) or _find_v1(mounts)
+    if not parents:
+        raise _cannot("this host shows no cgroup hierarchy with the memory and pids controllers")
+    name = f"cupel-{os.getpid()}-{_start_time(os.getpid())}"
+    version = 2 if parents[0][0] == "cgroup2" else 1
+    tree = CgroupTree(version, tuple((key, parent / name) for key, parent in parents))
+    for _, parent in parents:
+        _sweep(parent)
+    try:
+        if version == 2:  # noqa: PLR2004 - the version of cgroups
+            _delegate(parents[0][1])
+        for directory in tree.directories:
+            directory.mkdir(exist_ok=True)
+            if version == 2:  # noqa: PLR2004 - the version of cgroups
+                (directory / "cgroup.subtree_control").write_text("+memory +pids")
+    except OSError as error:
+        tree.close()
+        raise _cannot(
+            f"cannot make cgroups below {parents[0][1]}: {error.strerror}",
+        ) from error
+    return tree
+
+
+def _cannot(reason: str) -> CannotStart:
+    return CannotStart(
+        reason,
+        "Run as root, or in a delegated cgroup (systemd-run --user --scope -p Delegate=yes ...), "
+        + _GIVE_UP
+        + ".",
+    )
+
+
+def _read_mounts() -> list[tuple[str, str, Path, frozenset[str]]]:
+    """(type, root inside the hierarchy, mount point, options) of every cgroup mount."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ")[:3]
+        fields = left.split(" ")
+        if kind in {"cgroup", "cgroup2"}:
+            found.append((kind, fields[3], Path(fields[4]), frozenset(options.split(","))))
+    return found
+
+
+def _own_cgroups() -> dict[str, str]:
+    """Controller name (empty for v2) to this process's path in its hierarchy."""
+    own = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            own[controller] = path
+    return own
+
+
+def _place(root: str, mount: Path, own: str) -> Path:
+    """Where a cgroup path is visible: below the mount, whose root may itself lie deeper."""
+    relative = own.removeprefix(root.rstrip("/")) if own.startswith(root) else "/"
+    return mount / relative.lstrip("/")
+
+
+def _find_v2(mounts: Sequence[tuple[str, str, Path, frozenset[str]]]) -> list[tuple[str, Path]]:
+    for kind, root, mount, _ in mounts:
+        if kind != "cgroup2":
+            continue
+        offered = _words(mount / "cgroup.controllers")
+        if not {"memory", "pids"} <= offered:
+            continue
+        own = _place(root, mount, _own_cgroups().get("", "/"))
+        # Root may use the top, where no process needs to move; others need what was delegated.
+        return [("cgroup2", mount if os.access(mount / "cgroup.procs", os.W_OK) else own)]
+    return []
+
+
+def _find_v1(mounts: Sequence[tuple[str, str, Path, frozenset[str]]]) -> list[tuple[str, Path]]:
+    own = _own_cgroups()
+    parents = []
+    for controller in _V1_CONTROLLERS:
+        for kind, root, mount, options in mounts:
+            if kind == "cgroup" and controller in options:
+                place = _place(root, mount, own.get(controller, "/"))
+                parents.append((f"cgroup-{controller}", place if place.is_dir() else mount))
+                break
+    return parents if len(parents) == len(_V1_CONTROLLERS) else []
+
+
+def _words(file: Path) -> set[str]:
+    try:
+        return set(file.read_text().split())
+    except OSError:
+        return set()
+
+
+def _delegate(parent: Path) -> None:
+    """Turns the controllers on for children of a v2 directory.
+
+    Only the root of the hierarchy may hold processes beside children with controllers: elsewhere
+    this process first moves itself into a leaf of its own.
+    """
+    control = parent / "cgroup.subtree_control"
+    if {"memory", "pids"} <= _words(control):
+        return
+    try:
+        control.write_text("+memory +pids")
+    except OSError:
+        leaf = parent / "cupel-service"
+        leaf.mkdir(exist_ok=True)
+        (leaf / "cgroup.procs").write_text(str(os.getpid()))
+        control.write_text("+memory +pids")
+
+
+def _start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what services that are no longer there have left."""
+    for directory in parent.glob("cupel-*-*"):
+        match = _NAME.fullmatch(directory.name)
+        if match and _start_time(int(match[1])) != int(match[2]):
+            remove_cgroup(directory)
+
+
+def remove_cgroup(directory: Path, patience_s: float = 5.0) -> None:
+    """Kills what is left in a cgroup and removes it with everything below; best effort.
+
+    What cannot be removed now is removed by the janitor, or by the next service's sweep.
+    """
+    deadline = time.monotonic() + patience_s
+    while directory.is_dir():
+        for below in [*sorted(directory.rglob("*/"), key=lambda path: -len(path.parts)), directory]:
+            if not below.is_dir():
+                continue
+            for pid in _words(below / "cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                below.rmdir()
+        if time.monotonic() > deadline:
+            return
+        if directory.is_dir():
+            time.sleep(0.01)

@@ -1,0 +1,259 @@
+/* Files of a box: those of the submission, put and read by the service, and what runs leave.
+ *
+ * The runner works on directories that hostile programs have filled. So: no path of theirs is ever
+ * followed (O_NOFOLLOW, one component at a time), depth costs nothing (directories are lifted to the
+ * top before they are emptied, so nothing recurses), and the number of files is bounded by the file
+ * system's inodes.
+ */
+#include "runner.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct {
+	int submission;
+	int scratch;
+	int places[3];
+	uint64_t scratch_inodes; /* in use when clean */
+} fd;
+
+static int open_directory(const char *path)
+{
+	int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (directory < 0)
+		die("cannot open %s", path);
+	return directory;
+}
+
+static uint64_t inodes_used(int directory)
+{
+	struct statfs status;
+	if (fstatfs(directory, &status))
+		die("cannot look at the scratch file system");
+	return status.f_files - status.f_ffree;
+}
+
+void files_open(void)
+{
+	fd.submission = open_directory("/sub");
+	fd.scratch = open_directory("/.scratch");
+	fd.places[0] = open_directory("/.scratch/work");
+	fd.places[1] = open_directory("/.scratch/tmp");
+	fd.places[2] = open_directory("/.scratch/shm");
+	fd.scratch_inodes = inodes_used(fd.scratch);
+}
+
+/* Opens below /sub and never leaves it, whatever links lie there. */
+static int open_below(const char *path, uint64_t flags, mode_t mode)
+{
+	struct open_how how = {
+		.flags = flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+		.mode = flags & O_CREAT ? mode : 0,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+	};
+	return (int)syscall(SYS_openat2, fd.submission, path, &how, sizeof how);
+}
+
+static bool make_parents(const char *path)
+{
+	char prefix[4096];
+	if (snprintf(prefix, sizeof prefix, "%s", path) >= (int)sizeof prefix)
+		return false;
+	for (char *slash = prefix; (slash = strchr(slash, '/')); slash++) {
+		*slash = 0;
+		int directory = open_below(prefix, O_RDONLY | O_DIRECTORY, 0);
+		if (directory < 0) {
+			/* One component below a directory that open_below has proven to be ours. */
+			char *last = strrchr(prefix, '/');
+			int parent = fd.submission;
+			if (last) {
+				*last = 0;
+				parent = open_below(prefix, O_RDONLY | O_DIRECTORY, 0);
+				*last = '/';
+			}
+			int failed = parent < 0 ||
+				     mkdirat(parent, last ? last + 1 : prefix, 0755);
+			if (last && parent >= 0)
+				close(parent);
+			if (failed)
+				return false;
+		} else {
+			close(directory);
+		}
+		*slash = '/';
+	}
+	return true;
+}
+
+const char *files_put(const char *path, const uint8_t *content, size_t size, bool executable)
+{
+	if (!*path || *path == '/')
+		return "the path must be relative to /sub";
+	if (!make_parents(path))
+		return strerror(errno ? errno : ENAMETOOLONG);
+	int file = open_below(path, O_WRONLY | O_CREAT | O_TRUNC, executable ? 0755 : 0644);
+	if (file < 0)
+		return strerror(errno);
+	const char *problem = fchmod(file, executable ? 0755 : 0644) ? strerror(errno) : NULL;
+	while (size && !problem) {
+		ssize_t written = write(file, content, size);
+		if (written < 0 && errno != EINTR)
+			problem = strerror(errno);
+		if (written > 0) {
+			content += written;
+			size -= (size_t)written;
+		}
+	}
+	if (close(file) && !problem)
+		problem = strerror(errno);
+	return problem;
+}
+
+const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, size_t *size)
+{
+	struct stat status;
+	int file = open_below(path, O_RDONLY, 0);
+	if (file < 0)
+		return strerror(errno);
+	const char *problem = NULL;
+	if (fstat(file, &status) || !S_ISREG(status.st_mode))
+		problem = "not a regular file";
+	else if ((uint64_t)status.st_size > max_bytes)
+		problem = "larger than asked for";
+	*size = 0;
+	*content = problem ? NULL : malloc((size_t)status.st_size + 1);
+	if (!problem && !*content)
+		problem = strerror(ENOMEM);
+	while (!problem && *size < (size_t)status.st_size) {
+		ssize_t got = read(file, *content + *size, (size_t)status.st_size - *size);
+		if (got < 0 && errno != EINTR)
+			problem = strerror(errno);
+		if (got == 0)
+			break;
+		if (got > 0)
+			*size += (size_t)got;
+	}
+	close(file);
+	return problem;
+}
+
+int files_open_input(const char *path)
+{
+	return open_below(path, O_RDONLY, 0);
+}
+
+void files_lend_submission(uid_t uid, gid_t gid)
+{
+	if (fchown(fd.submission, uid, gid))
+		die("cannot lend /sub to the run");
+}
+
+/* Empties a directory that may hold anything. */
+static void empty_directory(int directory)
+{
+	unsigned long lifted = 0;
+	for (;;) {
+		bool found = false;
+		int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		DIR *entries = copy < 0 ? NULL : fdopendir(copy);
+		struct dirent *entry;
+		if (!entries)
+			die("cannot list a scratch directory");
+		while ((entry = readdir(entries))) {
+			const char *name = entry->d_name;
+			if (!strcmp(name, ".") || !strcmp(name, ".."))
+				continue;
+			found = true;
+			if (!unlinkat(directory, name, 0) || !unlinkat(directory, name, AT_REMOVEDIR))
+				continue;
+			int child = openat(directory, name,
+					   O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+			DIR *inner = child < 0 ? NULL : fdopendir(child);
+			if (!inner)
+				die("cannot open a scratch directory");
+			struct dirent *below;
+			while ((below = readdir(inner))) {
+				char target[64];
+				if (!strcmp(below->d_name, ".") || !strcmp(below->d_name, ".."))
+					continue;
+				if (!unlinkat(child, below->d_name, 0) ||
+				    !unlinkat(child, below->d_name, AT_REMOVEDIR))
+					continue;
+				do /* a program may have taken the name */
+					snprintf(target, sizeof target, "lifted-%lu", lifted++);
+				while (renameat(child, below->d_name, directory, target) &&
+				       (errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR));
+			}
+			closedir(inner);
+			if (unlinkat(directory, name, AT_REMOVEDIR) && errno != ENOTEMPTY)
+				die("cannot remove a scratch directory");
+		}
+		closedir(entries);
+		if (!found)
+			return;
+	}
+}
+
+void files_wipe_scratch(void)
+{
+	if (inodes_used(fd.scratch) == fd.scratch_inodes)
+		return;
+	for (size_t i = 0; i < sizeof fd.places / sizeof *fd.places; i++)
+		empty_directory(fd.places[i]);
+	errno = 0;
+	if (inodes_used(fd.scratch) != fd.scratch_inodes)
+		die("the scratch file system is not clean after its wipe");
+}
+
+void files_wipe_submission(void)
+{
+	empty_directory(fd.submission);
+}
+
+/* Takes /sub back after a run that could write to it: no later run may change what lies there. */
+static void seal(int directory, int depth)
+{
+	if (fchown(directory, 0, 0) || fchmod(directory, 0755))
+		die("cannot take /sub back");
+	int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *entries = copy < 0 ? NULL : fdopendir(copy);
+	struct dirent *entry;
+	if (!entries)
+		die("cannot list /sub");
+	while ((entry = readdir(entries))) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		struct stat status;
+		int file = openat(directory, entry->d_name,
+				  O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+		bool known = file >= 0 && !fstat(file, &status);
+		if (known && S_ISDIR(status.st_mode) && depth < 64) {
+			seal(file, depth + 1);
+		} else if (known && S_ISREG(status.st_mode) && status.st_nlink == 1) {
+			if (fchown(file, 0, 0) ||
+			    fchmod(file, status.st_mode & 0111 ? 0755 : 0644))
+				die("cannot take a file of /sub back");
+		} else if (unlinkat(directory, entry->d_name, 0)) {
+			/* Links, pipes, sockets, bottomless depths: no compiler leaves those. */
+			die("something odd lies in /sub");
+		}
+		if (file >= 0)
+			close(file);
+	}
+	closedir(entries);
+}
+
+void files_seal_submission(void)
+{
+	errno = 0;
+	seal(fd.submission, 0);
+}

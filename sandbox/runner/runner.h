@@ -1,0 +1,99 @@
+/* What the files of the runner share. The theory of operation stands at the top of runner.c. */
+#ifndef CUPEL_RUNNER_H
+#define CUPEL_RUNNER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#define PROTOCOL_VERSION 1
+#define MOUNTS_MAX 64
+#define SECOND_NS 1000000000LL
+
+/* How a box is built; filled from the command line by runner.c, read by everyone. */
+struct config {
+	bool rootless;           /* started by an ordinary user: box and runs get user namespaces */
+	bool seccomp;            /* false only if given up by name */
+	const char *mounts[MOUNTS_MAX]; /* directories shown read-only besides the standard ones */
+	size_t mount_count;
+	uint64_t scratch_bytes;  /* size of the writable tmpfs */
+	uid_t uid_first;         /* run number n gets uid_first + n % uid_count */
+	uid_t uid_count;
+	const char *cgroup_v2;   /* the box's own directory, or NULL */
+	const char *cgroup_memory, *cgroup_pids, *cgroup_cpuacct; /* the same for v1, or NULL */
+};
+
+/* The sandbox's own fault: ends the box, with one line on stderr. */
+_Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+int64_t clock_ns(void);
+
+/* box.c: namespaces, root, devices, capabilities. */
+pid_t box_spawn(const struct config *config, int (*inside)(const struct config *));
+void box_enter(const struct config *config);
+void box_mount_run_view(bool writable_submission);
+void drop_capabilities(void);
+
+/* seccomp.c */
+enum filter { FILTER_FULL, FILTER_FULL_WITH_CLONE3, FILTER_NO_NAMESPACES };
+int seccomp_install(enum filter filter);
+
+/* cgroup.c: limits and accounting of the one run that is going. */
+struct usage {
+	int64_t cpu_ns;
+	uint64_t memory_bytes;   /* peak since account_begin, its baseline taken off */
+	uint64_t processes;      /* most seen at one time */
+	bool out_of_memory;
+};
+void account_open(const struct config *config);      /* outside the new root: opens directories */
+void account_begin(uint64_t memory_bytes, uint64_t processes);
+int account_enter(void);                             /* in the child; 0 or errno */
+int account_clone_fd(void);                          /* cgroup v2 directory for clone3, or -1 */
+void account_started(void);                          /* the program's own first instruction is near */
+int64_t account_cpu_ns(void);                        /* so far */
+bool account_over_memory(void);                      /* without cgroups: the sampled limit is passed */
+void account_sample(void);
+void account_kill(void);
+void account_reaped(const struct rusage *usage_of_child);
+struct usage account_end(void);
+void account_recycle(void);
+
+/* files.c */
+void files_open(void);
+const char *files_put(const char *path, const uint8_t *content, size_t size, bool executable);
+const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, size_t *size);
+int files_open_input(const char *path);              /* fd for reading, or -1 and errno */
+void files_lend_submission(uid_t uid, gid_t gid);
+void files_seal_submission(void);
+void files_wipe_scratch(void);
+void files_wipe_submission(void);
+
+/* protocol.c */
+struct frame {
+	uint8_t type;
+	uint32_t id;
+	uint8_t *payload;        /* malloc'ed; the reader frees it */
+	size_t size;
+};
+bool frame_read(struct frame *frame);                /* false at the end of the control pipe */
+bool frames_poll_input(void);                        /* reads what is there; false at the end */
+bool frames_have_room(void);
+bool frame_cancelled(uint32_t id);
+void frame_send(uint8_t type, uint32_t id, const void *head, size_t head_size,
+		const void *body, size_t body_size, const void *tail, size_t tail_size);
+void frames_start(void);
+
+enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5 };
+enum reply { HELLO = 100, DONE = 101, REFUSED = 102, CONTENT = 103, OUTCOME = 104, CANCELLED = 105 };
+
+/* run.c */
+enum limit { LIMIT_NONE, LIMIT_CPU, LIMIT_WALL, LIMIT_MEMORY, LIMIT_OUTPUT, LIMIT_FILE_SIZE };
+void run_start(const struct config *config);
+void run_serve(const struct frame *frame);
+
+/* janitor.c */
+int janitor(int count, char **directories);
+
+#endif
