@@ -1,6 +1,7 @@
 """How a request's body becomes a document, and what is said of one that does not fit.
 
 Answers never repeat what was sent: sources and tests are secret, and an answer may end in a log.
+Types are strict: a boolean where a number belongs is a mistake, and guessing would hide it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ async def read_submissions(request: Request) -> tuple[Submission, ...]:
     """
     body = await request.body()
     try:
-        return JudgementsRequest.model_validate_json(body).submissions
+        return JudgementsRequest.model_validate_json(body, strict=True).submissions
     except ValidationError as error:
         # Trying the larger document first, as it is the one whose speed matters; the two have no
         # field in common, so what lacks `submissions` can only be meant as a single submission.
@@ -79,7 +80,7 @@ async def read_submissions(request: Request) -> tuple[Submission, ...]:
 
 def _validate(model: type[_Document], body: bytes) -> _Document:
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, strict=True)
     except ValidationError as error:
         # `from None`: a traceback in a log would quote the request.
         raise _invalid(error) from None
@@ -100,9 +101,11 @@ def explain_errors(errors: Sequence[ErrorDetails]) -> tuple[str, ...]:
     Returns:
         Lines such as `submissions.3.language: Input should be 'c', 'cpp' or 'python'`.
     """
-    shown = [f"{_location(item)}: {_message(item)}" for item in errors[:_ERRORS_SHOWN]]
-    if len(errors) > _ERRORS_SHOWN:
-        shown.append(f"and {len(errors) - _ERRORS_SHOWN} more")
+    # A list whose items are wrong is also called too short, which would only mislead.
+    items = [item for item in errors if item["type"] != "too_short"] or errors
+    shown = [f"{_location(item)}: {_message(item)}" for item in items[:_ERRORS_SHOWN]]
+    if len(items) > _ERRORS_SHOWN:
+        shown.append(f"and {len(items) - _ERRORS_SHOWN} more")
     return tuple(shown)
 
 

@@ -65,7 +65,7 @@ def serve(
         level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
     try:
-        with _listening_socket(settings) as listener:
+        with listening_socket(settings) as listener:
             asyncio.run(run_service(settings, listener))
     except CannotServe as error:
         _refuse(str(error))
@@ -78,8 +78,18 @@ def _refuse(message: str) -> NoReturn:
     raise typer.Exit(_CANNOT_SERVE)
 
 
-def _listening_socket(settings: Settings) -> socket.socket:
-    """Takes the port before anything else starts, so that a port in use is said at once."""
+def listening_socket(settings: Settings) -> socket.socket:
+    """Takes the port before anything else starts, so that a port in use is said at once.
+
+    Args:
+        settings: Which host and port.
+
+    Returns:
+        A bound socket that does not listen yet.
+
+    Raises:
+        CannotServe: The address cannot be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM

@@ -195,11 +195,10 @@ def test_a_stop_finishes_what_runs_and_returns_what_waits() -> None:
             with pytest.raises(Stopping):
                 dispatcher.submit(assignments("d"))
             judge.gate.set()
-            finished: list[str] = []
+            bunches = aiter(batch)
+            assert [each.judgement.id for each in await anext(bunches)] == ["wait"]
             with pytest.raises(Stopping):
-                async for bunch in batch:
-                    finished += [each.judgement.id for each in bunch]
-            assert finished == ["wait"]
+                await anext(bunches)
             await stop
 
     run(scenario)

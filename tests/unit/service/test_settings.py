@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cupel.schema import Language
 from cupel_service.settings import Settings, explain, is_loopback
 
-SECRET = "a-key-that-must-not-be-shown"
+SECRET = "a-key-that-must-not-be-shown"  # noqa: S105 (not one of anything)
 
 
 def test_every_setting_has_a_default_and_one_line_of_help() -> None:
@@ -39,7 +39,7 @@ def test_data_lives_in_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert Settings().data_dir == tmp_path / "cupel"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 (refused)
 def test_listening_beyond_loopback_without_a_key_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="CUPEL_API_KEYS"):
         Settings(host=host)

@@ -206,10 +206,13 @@ def test_a_second_service_on_the_folder_is_told_who_holds_it(tmp_path: Path) -> 
 
 
 def test_a_killed_service_leaves_no_lock(tmp_path: Path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from cupel_service.data_folder import DataFolder;"
-        "folder = DataFolder(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
-    )
+    script = """
+import os, sys
+from pathlib import Path
+from cupel_service.data_folder import DataFolder
+folder = DataFolder(Path(sys.argv[1]))
+os.kill(os.getpid(), 9)
+"""
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert died.returncode == -9
     DataFolder(tmp_path).close()
