@@ -24,7 +24,7 @@ from cupel_service.languages import setup_languages
 from cupel_service.settings import Settings
 
 SECRET = "SECRET-of-a-test"  # noqa: S105 (a marker)
-KEYS = {"api_keys": "first-key,second-key"}
+KEYS: dict[str, Any] = {"api_keys": "first-key,second-key"}
 
 
 def test_a_problem_is_put_read_listed_and_deleted(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_a_client_that_leaves_takes_its_waiting_submissions_along(
                 *((name.encode(), value.encode()) for name, value in headers.items()),
             ],
         }
-        request = asyncio.create_task(service.app(scope, receive, send))  # type: ignore[arg-type]  # a coroutine
+        request = asyncio.create_task(service.app(scope, receive, send))
         await service.has_started()
         leave.set()
         await settled()

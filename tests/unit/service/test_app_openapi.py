@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -50,7 +51,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-def test_every_answer_is_one_that_the_document_promises(case: schemathesis.Case, url: str) -> None:
+def test_every_answer_is_one_that_the_document_promises(
+    case: schemathesis.Case[Any], url: str
+) -> None:
     case.call_and_validate(
         base_url=url,
         checks=[

@@ -43,7 +43,7 @@ def test_data_lives_in_the_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_listening_beyond_loopback_without_a_key_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="CUPEL_API_KEYS"):
         Settings(host=host)
-    assert Settings(host=host, api_keys=frozenset({SECRET})).host == host  # type: ignore[arg-type]  # parsed
+    assert Settings(host=host, api_keys=frozenset({SECRET})).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
