@@ -1,7 +1,7 @@
 """The wire: every JSON document that crosses Cupel's HTTP API, in both directions.
 
-Requests forbid unknown fields (a typo must not be silently ignored); responses ignore them (an older
-SDK must read a newer service). Times are seconds, sizes are bytes, and both say so in their names.
+Requests forbid unknown fields (a typo must not be silently ignored); responses ignore them (an
+older SDK must read a newer service). Times are seconds, sizes bytes, and both say so by name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -208,7 +209,7 @@ class Problem(Request):
     @field_validator("tier_fractions")
     @classmethod
     def _fractions_rise_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(later <= earlier for earlier, later in zip(value, value[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(value)):
             raise ValueError("tier_fractions must rise strictly")
         if value[0] <= 0 or value[-1] != 1.0:
             raise ValueError("tier_fractions must lie in (0, 1] and end with 1.0")
@@ -412,7 +413,7 @@ class RewardsRequest(Request):
     def _one_problem_each(self) -> Self:
         if len(self.problems) != len(self.completions):
             raise ValueError(
-                f"{len(self.problems)} problems but {len(self.completions)} completions: give one each"
+                f"{len(self.problems)} problems, {len(self.completions)} completions: give one each"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Gets the runner: a prebuilt one from the wheel, or one compiled from source and cached by hash."""
+"""Gets the runner: prebuilt in the wheel, or compiled from source and cached by its hash."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The cgroup directories of one service: found, made, handed to boxes, and removed.
 
-    <parent>/cupel-<pid>-<start>/box-<n>            v1: once per controller (memory, pids, cpuacct)
-    <parent>/cupel-<pid>-<start>/box-<n>/run-<k>    v2: the runner makes one per run
+    <parent>/cupel-<pid>-<start>-<i>/box-<n>            v1: once per controller
+    <parent>/cupel-<pid>-<start>-<i>/box-<n>/run-<k>    v2: the runner makes one per run
 
 The name tells whose it is, so that what a killed service left behind is recognised and removed.
 """
@@ -9,6 +9,7 @@ The name tells whose it is, so that what a killed service left behind is recogni
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ from pathlib import Path
 from cupel_sandbox.errors import CannotStart
 
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
-_NAME = re.compile(r"cupel-(\d+)-(\d+)")
+_NAME = re.compile(r"cupel-(\d+)-(\d+)-\d+")
+_numbers = itertools.count()  # a process may have several hosts at one time
 _GIVE_UP = (
     "or give the layer up by name: --allow-degraded=cgroup (memory and CPU are then only sampled)"
 )
@@ -54,7 +56,7 @@ class CgroupTree:
             directory = base / f"box-{number}"
             try:
                 directory.mkdir()
-                if self.version == 2:  # noqa: PLR2004 - the version of cgroups
+                if self.version == 2:
                     (directory / "cgroup.subtree_control").write_text("+memory +pids")
             except OSError as error:
                 raise _cannot(f"cannot make the cgroup {directory}: {error.strerror}") from error
@@ -82,17 +84,17 @@ def open_cgroups() -> CgroupTree:
     parents = _find_v2(mounts) or _find_v1(mounts)
     if not parents:
         raise _cannot("this host shows no cgroup hierarchy with the memory and pids controllers")
-    name = f"cupel-{os.getpid()}-{_start_time(os.getpid())}"
+    name = f"cupel-{os.getpid()}-{_start_time(os.getpid())}-{next(_numbers)}"
     version = 2 if parents[0][0] == "cgroup2" else 1
     tree = CgroupTree(version, tuple((key, parent / name) for key, parent in parents))
     for _, parent in parents:
         _sweep(parent)
     try:
-        if version == 2:  # noqa: PLR2004 - the version of cgroups
+        if version == 2:
             _delegate(parents[0][1])
         for directory in tree.directories:
             directory.mkdir(exist_ok=True)
-            if version == 2:  # noqa: PLR2004 - the version of cgroups
+            if version == 2:
                 (directory / "cgroup.subtree_control").write_text("+memory +pids")
     except OSError as error:
         tree.close()
@@ -200,7 +202,7 @@ def _start_time(pid: int) -> int:
 
 def _sweep(parent: Path) -> None:
     """Removes what services that are no longer there have left."""
-    for directory in parent.glob("cupel-*-*"):
+    for directory in parent.glob("cupel-*-*-*"):
         match = _NAME.fullmatch(directory.name)
         if match and _start_time(int(match[1])) != int(match[2]):
             remove_cgroup(directory)

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Literal
 
 from cupel_sandbox.box import Outcome, Run
@@ -350,13 +349,3 @@ def _remedy(reason: str) -> str:
     if "/proc" in reason:
         return "In a container, /proc must not be masked (--security-opt systempaths=unconfined)."
     return "Run `cupel doctor` to see what this host offers."
-
-
-def open_host(config: NativeBoxConfig | None = None) -> NativeHost:
-    """A host with the given configuration, or with the defaults."""
-    return NativeHost(config or NativeBoxConfig())
-
-
-def runner_path() -> Path:
-    """Where the runner is; compiles it if need be."""
-    return build_runner()

@@ -76,7 +76,9 @@ def encode_run(run: Run) -> bytes:
     )
     parts = [_field(10, word.encode()) for word in run.argv]
     parts += [_field(11, f"{name}={value}".encode()) for name, value in run.environment.items()]
-    parts.append(_field(12, run.stdin) if isinstance(run.stdin, bytes) else _field(13, run.stdin.encode()))
+    parts.append(
+        _field(12, run.stdin) if isinstance(run.stdin, bytes) else _field(13, run.stdin.encode())
+    )
     parts += [_number(tag, value) for tag, value in numbers]
     return b"".join(parts)
 

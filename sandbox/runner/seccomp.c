@@ -133,7 +133,7 @@ static void append_full(struct program *program, bool with_clone3)
 	if (with_clone3)
 		APPEND(program, SKIP_UNLESS(SYS_clone3, 1), ALLOW);
 	/* UNIX and IP sockets only, and pairs of the UNIX kind. */
-	APPEND(program, SKIP_UNLESS(SYS_socket, 6), LOAD(args[0]), SKIP_UNLESS(AF_UNIX, 1), ALLOW,
+	APPEND(program, SKIP_UNLESS(SYS_socket, 8), LOAD(args[0]), SKIP_UNLESS(AF_UNIX, 1), ALLOW,
 	       SKIP_UNLESS(AF_INET, 1), ALLOW, SKIP_IF(AF_INET6, 1), REFUSE(EAFNOSUPPORT), ALLOW);
 	APPEND(program, SKIP_UNLESS(SYS_socketpair, 4), LOAD(args[0]), SKIP_UNLESS(AF_UNIX, 1),
 	       ALLOW, REFUSE(EAFNOSUPPORT));
