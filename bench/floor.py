@@ -19,7 +19,7 @@ from rich.progress import track
 from bare import spawn_and_wait, stdin_file
 from cupel.schema import Language
 from cupel_sandbox.box import Box, Outcome, Run
-from cupel_sandbox.native import NativeBoxConfig, open_host
+from cupel_sandbox.native import NativeBoxConfig, NativeHost
 from cupel_sandbox.toolchains import find_toolchains
 from cupel_service.languages import LanguageSetup, setup_languages
 from report import Figure, show
@@ -146,7 +146,7 @@ def main() -> None:
     mounts = tuple(mount for toolchain in toolchains for mount in toolchain.mounts)
     setups = setup_languages(toolchains, {}, {}, {})
     figures = []
-    host = open_host(NativeBoxConfig(mounts=mounts))
+    host = NativeHost(NativeBoxConfig(mounts=mounts))
     try:
         for language in SOURCES:
             if language not in setups:

@@ -248,7 +248,7 @@ def run(console: Console) -> int:
 def main() -> int:
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # a pipe has no width; a wrapped table cannot be read
+        console = Console(width=150)  # a pipe has no width; a wrapped table cannot be read
     try:
         return run(console)
     except CupelError as error:

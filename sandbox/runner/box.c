@@ -252,10 +252,10 @@ static void setup_root(void)
 		die("cannot make the root read-only");
 }
 
-static void mount_proc(void)
+static void mount_proc(const char *target)
 {
 	/* hidepid: a program sees its own processes and not even the runner's. */
-	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2"))
+	if (mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2"))
 		die("cannot mount /proc in the box");
 }
 
@@ -301,11 +301,12 @@ void box_enter(const struct config *config)
 	setup_etc();
 	setup_devices();
 	setup_scratch(config);
+	/* Before the old root goes: a user namespace may mount /proc only where it sees one already. */
 	char proc[4096];
 	in_root(proc, sizeof proc, "/proc");
 	make_directories(proc);
+	mount_proc(proc);
 	setup_root();
-	mount_proc();
 	/* The kernel lets an ordinary user's run mount its own /proc only while this one is whole. */
 	if (!config->rootless)
 		mask_proc();
@@ -332,6 +333,6 @@ void box_mount_run_view(bool writable_submission)
 	if (!writable_submission &&
 	    mount(NULL, "/sub", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
 		die("cannot make /sub read-only");
-	mount_proc();
+	mount_proc("/proc");
 	mask_proc();
 }

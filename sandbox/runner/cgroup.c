@@ -46,7 +46,7 @@ static struct {
 } before;
 
 static struct {
-	int64_t live_cpu_ns, reaped_cpu_ns;
+	int64_t live_cpu_ns, reaped_cpu_ns, seen_cpu_ns;
 	uint64_t peak_bytes, processes;
 } sampled;
 
@@ -228,7 +228,11 @@ int64_t account_cpu_ns(void)
 {
 	if (mode != NONE)
 		return cgroup_cpu_ns() - before.cpu_ns;
-	return sampled.live_cpu_ns + sampled.reaped_cpu_ns;
+	int64_t now_ns = sampled.live_cpu_ns + sampled.reaped_cpu_ns;
+	/* What a PID namespace's own init had not reaped when it was killed is in no rusage. */
+	if (now_ns > sampled.seen_cpu_ns)
+		sampled.seen_cpu_ns = now_ns;
+	return sampled.seen_cpu_ns;
 }
 
 static uint64_t status_bytes(const char *text, const char *key)
@@ -294,6 +298,11 @@ void account_sample(void)
 		if (processes > sampled.processes)
 			sampled.processes = processes;
 	}
+}
+
+bool account_limits_processes(void)
+{
+	return mode != NONE;
 }
 
 bool account_over_memory(void)

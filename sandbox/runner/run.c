@@ -199,6 +199,8 @@ static void setup_limits(void)
 	set_limit(RLIMIT_RTPRIO, 0);
 	set_limit(RLIMIT_MEMLOCK, 8 << 20);
 	set_limit(RLIMIT_SIGPENDING, 1024);
+	if (!account_limits_processes())
+		set_limit(RLIMIT_NPROC, request.number[PROCESSES] + (config->rootless ? 1 : 0));
 }
 
 /* The kernel's out-of-memory killer shall take programs, never the runner. */

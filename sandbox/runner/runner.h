@@ -53,6 +53,7 @@ int account_enter(void);                             /* in the child; 0 or errno
 int account_clone_fd(void);                          /* cgroup v2 directory for clone3, or -1 */
 void account_started(void);                          /* the program's own first instruction is near */
 int64_t account_cpu_ns(void);                        /* so far */
+bool account_limits_processes(void);                 /* false without cgroups: rlimits must do it */
 bool account_over_memory(void);                      /* without cgroups: the sampled limit is passed */
 void account_sample(void);
 void account_kill(void);
