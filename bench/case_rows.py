@@ -14,6 +14,11 @@ Nothing here does anything but read files. How a row becomes a submission:
   expected output is a secret that no program prints, and here alone, WA means: it ended normally,
   which is what the author calls AC.
 * An empty list of expected verdicts demands only that Cupel survives: anything but JE.
+* Files that a program writes lie in memory in a box and count as it: a row tagged `disk-fill` that
+  may end by RTE may end by MLE.
+* A program that exceeds two limits meets one of them first, which depends on the machine. If it
+  meets the memory limit where the author expects TLE, or the other way round, it is judged once
+  more with that limit lifted, and must then do as expected.
 * A row tagged `cross-run-persistence` runs twice in one box and must print nothing either time.
 * Limits are the author's; without a memory limit, 512 MiB. A row that is expected to end by itself
   gets at least three times the slowest time its author saw, for machines that are slower.
@@ -24,7 +29,7 @@ from __future__ import annotations
 import gzip
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -50,6 +55,8 @@ from cupel.schema import (
 MEMORY_BYTES_DEFAULT = 512 * MEBIBYTE
 SLACK = 3.0
 """Least ratio between a row's time limit and the slowest run that its author saw succeed."""
+LIFT = 8
+"""By how much a limit is lifted that a program met before the one that its author expects."""
 VERDICTS = {verdict.value: verdict for verdict in Verdict} | {"RE": Verdict.RTE}
 NEEDS_A_CHECKER = frozenset({Verdict.AC, Verdict.WA})
 
@@ -176,6 +183,31 @@ class Plan:
         return ""
 
 
+def lifted(planned: Plan, judgement: Judgement) -> Plan | None:
+    """Lifts the limit that a program met before the one that its author expects it to exceed.
+
+    Args:
+        planned: The row as it was judged.
+        judgement: What came out.
+
+    Returns:
+        The plan to judge it by once more, or None if nothing of the kind happened.
+    """
+    got, problem = planned.got(judgement), planned.submission.problem
+    if got in planned.expected or isinstance(problem, str):
+        return None
+    limits = problem.limits
+    if got is Verdict.MLE and Verdict.TLE in planned.expected:
+        limits = limits.model_copy(update={"memory_bytes": LIFT * limits.memory_bytes})
+    elif got is Verdict.TLE and Verdict.MLE in planned.expected:
+        limits = limits.model_copy(update={"cpu_s": LIFT * limits.cpu_s})
+    else:
+        return None
+    problem = problem.model_copy(update={"limits": limits})
+    submission = planned.submission.model_copy(update={"problem": problem})
+    return replace(planned, submission=submission)
+
+
 def _ended(results: Iterable[TestResult]) -> Verdict:
     """The first verdict that no checker decides, or AC: every test ended normally."""
     return next((r.verdict for r in results if r.verdict not in NEEDS_A_CHECKER), Verdict.AC)
@@ -229,6 +261,8 @@ def plan(row: Row, folder: Path) -> Plan:
         expected = row.expected
     except KeyError as error:
         raise CasesError(f"{row.row_id}: unknown verdict {error}") from error
+    if "disk-fill" in (row.tags or ()) and Verdict.RTE in expected:
+        expected |= {Verdict.MLE}
     checker, reading, tests = _checking(row, expected)
     groups = tuple(dict.fromkeys(test.group_or_tier for test in tests))
     by_group = row.expected_groups is not None and set(groups) == set(row.expected_groups)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from case_rows import CasesError, NotApplicable, Plan, plan, read_rows
+from case_rows import CasesError, NotApplicable, Plan, lifted, plan, read_rows
 from cupel import Client, CupelError, Judgement
 from cupel.embedded import embedded_service
 
@@ -60,9 +60,15 @@ def judge(plans: Sequence[Plan]) -> dict[str, Judgement]:
         CupelError: The service did not start, or a request failed.
     """
     with embedded_service() as url, Client(url, timeout_s=SILENCE_S_MAX) as client:
-        submissions = (plan.submission for plan in plans)
-        judged = client.judge_many(submissions, batch_size=4, progress=True)
-        return {judgement.id: judgement for _, judgement in judged}
+        judgements = _judge(client, plans)
+        again = [new for each in plans if (new := lifted(each, judgements[each.row_id]))]
+        return judgements | _judge(client, again)
+
+
+def _judge(client: Client, plans: Sequence[Plan]) -> dict[str, Judgement]:
+    submissions = [each.submission for each in plans]
+    judged = client.judge_many(submissions, batch_size=4, progress=True)
+    return {judgement.id: judgement for _, judgement in judged}
 
 
 def report(

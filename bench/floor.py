@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from bare import spawn_and_wait, stdin_file
@@ -107,7 +108,7 @@ def measure(box: Box, setup: LanguageSetup, folder: Path, runs: int) -> Figure:
         for _ in range(WARM_UP):
             _timed(through_box)
             _timed(bare)
-        for _ in track(range(runs), f"{setup.language}, in turns", transient=True):
+        for _ in track(range(runs), f"{setup.language}, in turns", console=Console(stderr=True)):
             box_s.append(_timed(through_box))
             bare_s.append(_timed(bare))
     box_median_s, floor_s = statistics.median(box_s), statistics.median(bare_s)

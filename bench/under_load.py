@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from cupel import Client
@@ -53,7 +54,7 @@ def main() -> int:
         unexpected += len(surprises(batch, idle))
         with busy_cores(cores):
             rounds = range(arguments.rounds)
-            for _ in track(rounds, "judging under load", disable=arguments.json):
+            for _ in track(rounds, "judging under load", console=Console(stderr=True)):
                 response = reward(client, batch)
                 for line in surprises(batch, response):
                     unexpected += 1

@@ -8,7 +8,7 @@ import pytest
 from cupel import FailureClass, Judgement, Language, Stop, TestResult, TokensChecker, Verdict
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-from case_rows import CasesError, NotApplicable, Reading, Row, plan, read_rows
+from case_rows import CasesError, NotApplicable, Reading, Row, lifted, plan, read_rows
 
 MEBIBYTE = 1024 * 1024
 
@@ -168,6 +168,22 @@ def test_expected_groups_are_compared_one_by_one():
     assert planned.fault(good) == ""
     early = judgement(Verdict.AC, Verdict.TLE, Verdict.TLE, tiers=[1, 2, 3])
     assert planned.fault(early) == "TLE in group 2, where AC is expected"
+
+
+def test_a_program_that_met_the_other_limit_first_is_judged_again_without_it():
+    planned = plan(row(expected_verdicts=["TLE"]), Path())
+    again = lifted(planned, judgement(Verdict.MLE))
+    limits = again.submission.problem.limits
+    assert (limits.cpu_s, limits.memory_bytes) == (2.0, 8 * 256 * MEBIBYTE)
+    hungry = lifted(plan(row(expected_verdicts=["MLE"]), Path()), judgement(Verdict.TLE))
+    assert hungry.submission.problem.limits.cpu_s == 16.0
+    for verdict in (Verdict.TLE, Verdict.RTE, Verdict.WA):
+        assert lifted(planned, judgement(verdict)) is None
+
+
+def test_filling_the_disk_may_end_by_the_memory_limit():
+    filling = row(expected_verdicts=["RE"], tags=["disk-fill"])
+    assert plan(filling, Path()).expected == {Verdict.RTE, Verdict.MLE}
 
 
 def test_persistence_rows_run_twice_and_must_stay_silent():
