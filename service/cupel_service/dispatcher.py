@@ -26,7 +26,7 @@ from cupel_service.suite import Suite
 
 _log = logging.getLogger(__name__)
 
-_INTERRUPTED_WAIT_S = 10.0
+_INTERRUPTED_WAIT_S = 5.0
 _STOPPING = "the service is stopping: send what has no judgement again"
 
 
@@ -185,6 +185,7 @@ class InProcessDispatcher:
         self._interrupt = interrupt
         self._changed = Condition()
         self._batches: deque[_LocalBatch] = deque()
+        self._running: list[_LocalBatch] = []  # one entry for each submission in a slot
         self._admitted = 0
         self._stopping = False
         self._interrupted = False
@@ -239,6 +240,10 @@ class InProcessDispatcher:
         self.interrupt()
         if not await asyncio.to_thread(self._ended_within, _INTERRUPTED_WAIT_S):
             _log.error("dispatcher: a judging thread did not come back; leaving it behind")
+            with self._changed:
+                for batch in self._running:
+                    batch.drop(1)  # whoever waits for it must not wait for ever
+                self._running.clear()
 
     def interrupt(self) -> None:
         """Ends at once what runs; its submissions count as not judged."""
@@ -276,6 +281,9 @@ class InProcessDispatcher:
             batch, index = taken
             judgement = self._judge_safely(batch.assignments[index], slot)
             with self._changed:
+                if batch not in self._running:
+                    return  # given up: a stop did not wait for this thread any longer
+                self._running.remove(batch)
                 self._admitted -= 1
                 self._finished_at.append(time.monotonic())
             if self._interrupted:
@@ -293,6 +301,7 @@ class InProcessDispatcher:
             index = batch.waiting.popleft()
             if batch.waiting:
                 self._batches.append(batch)
+            self._running.append(batch)
             return batch, index
 
     def _judge_safely(self, assignment: Assignment, slot: Slot) -> Judgement:

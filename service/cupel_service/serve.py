@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 import sys
@@ -147,6 +148,8 @@ async def run_service(
             access_log=False,
             log_level="warning",
             server_header=False,
+            # The queue has stopped by then: only answers to slow readers are still on their way.
+            timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + 1,
         )
         try:
             await _Server(config, app, settings.stop_grace_s).serve(sockets=[listener])

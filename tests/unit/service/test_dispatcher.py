@@ -224,3 +224,21 @@ def test_results_of_a_request_arrive_in_bunches_in_order_of_completion() -> None
             return [each.index async for bunch in batch for each in bunch]
 
     assert asyncio.run(scenario()) == list(range(1000))
+
+
+def test_a_stop_gives_up_a_thread_that_does_not_come_back() -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        pool = FakePool(1)
+        pool.start()
+        dispatcher = InProcessDispatcher(
+            pool.slots, judge, judgement_of, capacity=1, interrupt=lambda: None
+        )
+        batch = dispatcher.submit(assignments("wait"))
+        await judge.has_started()
+        await dispatcher.stop(0)
+        with pytest.raises(Stopping):
+            await ids(batch)
+        judge.gate.set()
+
+    run(scenario)
