@@ -244,6 +244,7 @@ class InProcessDispatcher:
                 for batch in self._running:
                     batch.drop(1)  # whoever waits for it must not wait for ever
                 self._running.clear()
+            self._threads.clear()
 
     def interrupt(self) -> None:
         """Ends at once what runs; its submissions count as not judged."""
