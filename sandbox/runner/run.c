@@ -9,47 +9,20 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
-#include <linux/sched.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define WORDS_MAX 512
 #define CHECK_MIN_NS (1000 * 1000LL)   /* how often a program near its CPU limit is looked at */
 #define SAMPLE_NS (10 * 1000 * 1000LL) /* how often /proc is sampled where there is no cgroup */
 #define KILL_PATIENCE_NS (10 * SECOND_NS)
-
-enum tag {
-	PATH = 1, BYTES = 2, EXECUTABLE = 3, MAX_BYTES = 4,
-	ARGV = 10, ENVIRONMENT, STDIN, STDIN_PATH, CPU_NS, WALL_NS, MEMORY_BYTES, PROCESSES,
-	OUTPUT_BYTES, STDERR_BYTES, FILE_BYTES, OPEN_FILES, STACK_BYTES, MEMORY_BASELINE_BYTES,
-	WRITABLE_SUBMISSION,
-};
-
-/* A request, decoded; pointers lead into the frame, where each value is followed by a NUL that
- * decode() puts there (over the next field's tag, which it has read by then). */
-struct request_fields {
-	char *argv[WORDS_MAX + 1], *environment[WORDS_MAX + 1];
-	size_t argc, environment_count;
-	const char *path, *stdin_path;
-	const uint8_t *bytes;
-	size_t size;
-	uint64_t number[WRITABLE_SUBMISSION + 1];
-};
 
 struct stream {
 	int fd;
@@ -58,19 +31,8 @@ struct stream {
 	uint64_t written;
 };
 
-/* What the child tells its parent: a shared page, because the child has its own memory. */
-struct report {
-	int error;
-	char step[64];
-	volatile int64_t started_ns, ended_ns; /* written by the init of an ordinary user's run */
-	volatile int status;
-};
-
 static const struct config *config;
-static struct request_fields request;
-static struct report *shared;
 static int signals;                      /* signalfd for SIGCHLD */
-static int nothing;                      /* /dev/null */
 static long processors;
 static uint64_t run_number;
 
@@ -84,266 +46,28 @@ void run_start(const struct config *given)
 		die("cannot block signals");
 	signal(SIGPIPE, SIG_IGN);
 	signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
-	nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	processors = sysconf(_SC_NPROCESSORS_ONLN);
-	if (signals < 0 || nothing < 0 || shared == MAP_FAILED || processors < 1)
+	if (signals < 0 || processors < 1)
 		die("cannot prepare for runs");
-	if (config->seccomp && !config->rootless) {
-		errno = seccomp_install(account_clone_fd() < 0 ? FILTER_FULL : FILTER_FULL_WITH_CLONE3);
-		if (errno)
-			die("cannot install the system-call filter");
-	}
-}
-
-/* ---- decoding ------------------------------------------------------------------------------ */
-
-static const char *decode(const struct frame *frame)
-{
-	memset(&request, 0, sizeof request);
-	uint8_t *at = frame->payload, *end = frame->payload + frame->size;
-	uint8_t tag = at < end ? *at : 0;
-	while (at < end) {
-		uint32_t size;
-		if (end - at < 5)
-			return "a field is cut off";
-		memcpy(&size, at + 1, 4);
-		size = le32toh(size);
-		uint8_t *value = at + 5;
-		if ((size_t)(end - value) < size)
-			return "a field is cut off";
-		at = value + size;
-		uint8_t next = at < end ? *at : 0;
-		*at = 0; /* frame_read leaves a byte behind the payload for this */
-		if (tag == ARGV || tag == ENVIRONMENT) {
-			size_t *count = tag == ARGV ? &request.argc : &request.environment_count;
-			if (*count == WORDS_MAX)
-				return "too many words";
-			if (strlen((char *)value) != size)
-				return "a word holds a NUL byte";
-			(tag == ARGV ? request.argv : request.environment)[(*count)++] = (char *)value;
-		} else if (tag == PATH || tag == STDIN_PATH) {
-			if (strlen((char *)value) != size)
-				return "a path holds a NUL byte";
-			*(tag == PATH ? &request.path : &request.stdin_path) = (char *)value;
-		} else if (tag == BYTES || tag == STDIN) {
-			request.bytes = value;
-			request.size = size;
-		} else if (tag <= WRITABLE_SUBMISSION && size == 8) {
-			uint64_t number;
-			memcpy(&number, value, 8);
-			request.number[tag] = le64toh(number);
-		} else {
-			return "an unknown field";
-		}
-		tag = next;
-	}
-	return NULL;
-}
-
-/* ---- starting ------------------------------------------------------------------------------ */
-
-static int open_stdin(void)
-{
-	if (request.stdin_path)
-		return files_open_input(request.stdin_path);
-	if (!request.size)
-		return nothing;
-	int file = memfd_create("stdin", MFD_CLOEXEC);
-	const uint8_t *bytes = request.bytes;
-	for (size_t left = request.size; file >= 0 && left;) {
-		ssize_t written = write(file, bytes, left);
-		if (written < 0 && errno != EINTR) {
-			int error = errno;
-			close(file);
-			errno = error;
-			return -1;
-		}
-		if (written > 0) {
-			bytes += written;
-			left -= (size_t)written;
-		}
-	}
-	if (file >= 0)
-		lseek(file, 0, SEEK_SET);
-	return file;
-}
-
-_Noreturn static void fail(const char *step)
-{
-	shared->error = errno;
-	snprintf(shared->step, sizeof shared->step, "%s", step);
-	_exit(127);
-}
-
-static void set_limit(__rlimit_resource_t resource, uint64_t value)
-{
-	struct rlimit limit;
-	if (getrlimit(resource, &limit))
-		fail("read a resource limit");
-	if (value < limit.rlim_max) /* a limit that is lower already stays */
-		limit.rlim_max = value;
-	limit.rlim_cur = limit.rlim_max;
-	if (setrlimit(resource, &limit))
-		fail("set a resource limit");
-}
-
-static void setup_limits(void)
-{
-	set_limit(RLIMIT_CPU, request.number[CPU_NS] / (uint64_t)SECOND_NS + 2); /* second line */
-	set_limit(RLIMIT_FSIZE, request.number[FILE_BYTES]);
-	set_limit(RLIMIT_NOFILE, request.number[OPEN_FILES]);
-	set_limit(RLIMIT_STACK, request.number[STACK_BYTES]);
-	set_limit(RLIMIT_CORE, 0);
-	set_limit(RLIMIT_MSGQUEUE, 0);
-	set_limit(RLIMIT_RTPRIO, 0);
-	set_limit(RLIMIT_MEMLOCK, 8 << 20);
-	set_limit(RLIMIT_SIGPENDING, 1024);
-	if (!account_limits_processes())
-		set_limit(RLIMIT_NPROC, request.number[PROCESSES] + (config->rootless ? 1 : 0));
-}
-
-/* The kernel's out-of-memory killer shall take programs, never the runner. */
-static void setup_oom_score(void)
-{
-	int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (file < 0 || write(file, "1000", 4) != 4)
-		fail("offer itself to the out-of-memory killer");
-	close(file);
-}
-
-static void setup_signals(void)
-{
-	sigset_t none;
-	sigemptyset(&none);
-	signal(SIGPIPE, SIG_DFL);
-	if (sigprocmask(SIG_SETMASK, &none, NULL))
-		fail("unblock signals");
-}
-
-static void setup_user(uid_t uid)
-{
-	if (config->rootless) {
-		struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-		struct __user_cap_data_struct none[2] = { { .effective = 0 } };
-		if (syscall(SYS_capset, &header, none))
-			fail("drop capabilities");
-		return;
-	}
-	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
-		fail("become the run's user");
-}
-
-static void setup_filter(void)
-{
-	if (!config->seccomp)
-		return;
-	errno = 0;
-	if (config->rootless)
-		errno = seccomp_install(FILTER_FULL);
-	else if (account_clone_fd() >= 0)
-		errno = seccomp_install(FILTER_NO_NAMESPACES);
-	if (errno)
-		fail("install the system-call filter");
-}
-
-/* In the child, from the clone to the exec. */
-_Noreturn static void become_program(int in, int out, int err, uid_t uid)
-{
-	if (!config->rootless) {
-		errno = account_enter();
-		if (errno)
-			fail("enter the cgroup");
-	}
-	if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || close_range(3, ~0U, 0))
-		fail("set up file descriptors");
-	setup_signals();
-	setup_limits();
-	setup_oom_score();
-	if (setsid() < 0 || chdir("/work"))
-		fail("enter /work");
-	umask(022);
-	setup_user(uid);
-	setup_filter();
-	execve(request.argv[0], request.argv, request.environment);
-	fail("execute the program");
-}
-
-static pid_t clone_process(uint64_t flags)
-{
-	int cgroup = account_clone_fd();
-	if (cgroup < 0 && !(flags & CLONE_NEWUSER))
-		return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
-	struct clone_args arguments = { .flags = flags, .exit_signal = SIGCHLD };
-	if (cgroup >= 0) {
-		arguments.flags |= CLONE_INTO_CGROUP;
-		arguments.cgroup = (unsigned)cgroup;
-	}
-	return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
-}
-
-/* PID 1 of a run in an ordinary user's box. When it ends, the kernel ends the whole run. */
-_Noreturn static void be_run_init(int in, int out, int err)
-{
-	/* /proc/self of a non-dumpable process belongs to a root that this namespace lacks. */
-	prctl(PR_SET_DUMPABLE, 1);
-	errno = account_enter();
-	if (errno)
-		fail("enter the cgroup");
-	setup_oom_score();
-	box_mount_run_view(request.number[WRITABLE_SUBMISSION] != 0);
-	pid_t child = (pid_t)syscall(SYS_clone, CLONE_VFORK | SIGCHLD, NULL, NULL, NULL, NULL);
-	if (child < 0)
-		fail("start the program");
-	if (!child)
-		become_program(in, out, err, 0);
-	prctl(PR_SET_DUMPABLE, 0);
-	close_range(0, ~0U, 0);
-	if (shared->error)
-		_exit(127);
-	shared->started_ns = clock_ns();
-	int status;
-	pid_t ended;
-	while ((ended = wait4(-1, &status, __WALL, NULL)) != child)
-		if (ended < 0 && errno != EINTR)
-			_exit(127);
-	shared->status = status;
-	shared->ended_ns = clock_ns();
-	kill(-1, SIGKILL);
-	while (wait4(-1, NULL, __WALL, NULL) > 0) /* so that their use is counted as ours */
-		;
-	_exit(0);
-}
-
-static pid_t start(int in, int out, int err, uid_t uid)
-{
-	memset(shared, 0, sizeof *shared);
-	uint64_t flags = CLONE_VFORK; /* the child shares nothing, but we wait for its exec */
-	if (config->rootless)
-		flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS;
-	pid_t child = clone_process(flags);
-	if (child < 0)
-		die("cannot start a process in the box");
-	if (!child && config->rootless)
-		be_run_init(in, out, err);
-	if (!child)
-		become_program(in, out, err, uid);
-	account_started();
-	return child;
+	spawn_start(given);
 }
 
 /* ---- watching ------------------------------------------------------------------------------ */
 
-/* Takes what a pipe holds; returns false once nobody can write to it any more. */
-static bool drain(struct stream *stream)
+#define DRAIN_MAX (1 << 20) /* at one time: a writer must not keep us from its other limits */
+
+enum drained { ENDED, EMPTY, MORE }; /* ENDED: nobody can write to it any more */
+
+/* Takes what a pipe holds. */
+static enum drained drain(struct stream *stream)
 {
 	static uint8_t buffer[64 << 10];
-	for (;;) {
+	for (size_t taken = 0; taken < DRAIN_MAX; taken += sizeof buffer) {
 		ssize_t got = read(stream->fd, buffer, sizeof buffer);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
-			return got < 0;
+			return got < 0 ? EMPTY : ENDED;
 		stream->written += (uint64_t)got;
 		size_t room = stream->kept_max - stream->kept_size;
 		size_t take = (size_t)got < room ? (size_t)got : room;
@@ -358,9 +82,8 @@ static bool drain(struct stream *stream)
 		if (take)
 			memcpy(stream->kept + stream->kept_size, buffer, take);
 		stream->kept_size += take;
-		if (stream->written > request.number[OUTPUT_BYTES] && got == sizeof buffer)
-			return true; /* a flood: let the caller decide before taking more */
 	}
+	return MORE;
 }
 
 struct ended {
@@ -393,8 +116,8 @@ static bool reap(struct ended *ended)
 		add_time(&ended->usage.ru_stime, &usage.ru_stime);
 		if (child == ended->main) {
 			ended->main_ended = true;
-			ended->status = config->rootless && shared->ended_ns ? shared->status : status;
-			ended->at_ns = config->rootless && shared->ended_ns ? shared->ended_ns : clock_ns();
+			ended->status = config->rootless && spawn_report->ended_ns ? spawn_report->status : status;
+			ended->at_ns = config->rootless && spawn_report->ended_ns ? spawn_report->ended_ns : clock_ns();
 		}
 	}
 }
@@ -446,7 +169,7 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 			die("cannot wait for the program");
 		for (int i = 0; i < 2; i++)
 			if (ready[2 + i].revents)
-				open[i] = drain(&streams[i]);
+				open[i] = drain(&streams[i]) != ENDED;
 		if (ready[0].revents) {
 			forget_signals();
 			reap(ended);
@@ -561,23 +284,24 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	end_everything(uid, ended);
 	if (ended->main_ended && limit == LIMIT_NONE)
 		stopped_ns = ended->at_ns;
-	drain(&streams[0]);
-	drain(&streams[1]);
+	for (int i = 0; i < 2; i++)
+		while (drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
+			;
 	struct usage usage = account_end();
-	if (config->rootless && shared->started_ns)
-		start_ns = shared->started_ns;
+	if (config->rootless && spawn_report->started_ns)
+		start_ns = spawn_report->started_ns;
 	if (limit == LIMIT_NONE && streams[0].written > request.number[OUTPUT_BYTES])
 		limit = LIMIT_OUTPUT;
 	if (limit == LIMIT_NONE && WIFSIGNALED(ended->status) && WTERMSIG(ended->status) == SIGXFSZ)
 		limit = LIMIT_FILE_SIZE;
 	/* A program too large to be loaded at all has met its memory limit as well. */
-	bool too_large = shared->error == ENOMEM;
+	bool too_large = spawn_report->error == ENOMEM;
 	if (limit >= 0 && (usage.out_of_memory || too_large))
 		limit = LIMIT_MEMORY;
 	if (limit < 0)
 		frame_send(CANCELLED, id, NULL, 0, NULL, 0, NULL, 0);
-	else if (shared->error && !too_large)
-		refuse(id, shared->step, strerror(shared->error));
+	else if (spawn_report->error && !too_large)
+		refuse(id, spawn_report->step, strerror(spawn_report->error));
 	else
 		send_outcome(id, limit, ended, stopped_ns > start_ns ? stopped_ns - start_ns : 0, &usage,
 			     streams);
@@ -594,7 +318,7 @@ static void run(uint32_t id)
 		refuse(id, "run", "a program or a limit is missing");
 		return;
 	}
-	int in = open_stdin();
+	int in = spawn_open_stdin();
 	if (in < 0) {
 		refuse(id, "standard input", strerror(errno));
 		return;
@@ -615,11 +339,10 @@ static void run(uint32_t id)
 	/* The init of an ordinary user's run counts as a process, too. */
 	account_begin(request.number[MEMORY_BYTES] + request.number[MEMORY_BASELINE_BYTES],
 		      request.number[PROCESSES] + (config->rootless ? 1 : 0));
-	struct ended ended = { .main = start(in, out[1], err[1], uid) };
+	struct ended ended = { .main = spawn(in, out[1], err[1], uid) };
 	close(out[1]);
 	close(err[1]);
-	if (in != nothing)
-		close(in);
+	close(in);
 	finish(id, uid, &ended, streams);
 	close(out[0]);
 	close(err[0]);
@@ -634,7 +357,7 @@ static void run(uint32_t id)
 
 void run_serve(const struct frame *frame)
 {
-	const char *problem = decode(frame);
+	const char *problem = request_decode(frame);
 	uint8_t *content = NULL;
 	size_t size = 0;
 	if (problem) {

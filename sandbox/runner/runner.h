@@ -89,6 +89,41 @@ void frames_start(void);
 enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5 };
 enum reply { HELLO = 100, DONE = 101, REFUSED = 102, CONTENT = 103, OUTCOME = 104, CANCELLED = 105 };
 
+/* request.c: a RUN, PUT or GET, decoded. */
+#define WORDS_MAX 512
+enum tag { /* of the fields of a request; see protocol.c */
+	PATH = 1, BYTES = 2, EXECUTABLE = 3, MAX_BYTES = 4,
+	ARGV = 10, ENVIRONMENT, STDIN, STDIN_PATH, CPU_NS, WALL_NS, MEMORY_BYTES, PROCESSES,
+	OUTPUT_BYTES, STDERR_BYTES, FILE_BYTES, OPEN_FILES, STACK_BYTES, MEMORY_BASELINE_BYTES,
+	WRITABLE_SUBMISSION,
+};
+
+/* Pointers lead into the frame, where each value is followed by a NUL that request_decode() puts
+ * there (over the next field's tag, which it has read by then). */
+struct request_fields {
+	char *argv[WORDS_MAX + 1], *environment[WORDS_MAX + 1];
+	size_t argc, environment_count;
+	const char *path, *stdin_path;
+	const uint8_t *bytes;
+	size_t size;
+	uint64_t number[WRITABLE_SUBMISSION + 1];
+};
+
+extern struct request_fields request;                /* there is one at a time */
+const char *request_decode(const struct frame *frame); /* NULL, or what is wrong */
+
+/* spawn.c */
+struct spawn_report { /* what the child tells its parent */
+	int error;               /* errno of the step that failed, 0 if the program was started */
+	char step[64];
+	volatile int64_t started_ns, ended_ns; /* written by the init of an ordinary user's run */
+	volatile int status;
+};
+extern struct spawn_report *spawn_report;
+void spawn_start(const struct config *config);
+int spawn_open_stdin(void);
+pid_t spawn(int in, int out, int err, uid_t uid);
+
 /* run.c */
 enum limit { LIMIT_NONE, LIMIT_CPU, LIMIT_WALL, LIMIT_MEMORY, LIMIT_OUTPUT, LIMIT_FILE_SIZE };
 void run_start(const struct config *config);

@@ -8,7 +8,7 @@
  *
  * Closed on purpose, besides administration: ptrace and process_vm_* (other processes' memory),
  * SysV IPC, POSIX queues and keyrings (they outlive processes), user namespaces, bpf, perf,
- * io_uring, userfaultfd (kernel attack surface), every socket family but UNIX and IP (AF_VSOCK and
+ * io_uring, userfaultfd (kernel attack surface), sync (it stalls the host's disks), every socket family but UNIX and IP (AF_VSOCK and
  * AF_NETLINK reach beyond the network namespace).
  */
 #include "runner.h"
@@ -43,7 +43,7 @@ static const int allowed[] = {
 	SYS_mkdirat, SYS_renameat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_mknodat,
 	SYS_fchmodat, SYS_fchmod, SYS_fchownat, SYS_fchown, SYS_utimensat, SYS_getdents64,
 	SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_truncate, SYS_ftruncate, SYS_fallocate, SYS_fsync,
-	SYS_fdatasync, SYS_sync_file_range, SYS_sync, SYS_syncfs, SYS_statfs, SYS_fstatfs, SYS_umask,
+	SYS_fdatasync, SYS_sync_file_range, SYS_statfs, SYS_fstatfs, SYS_umask,
 	SYS_flock, SYS_fcntl, SYS_dup, SYS_dup3, SYS_pipe2, SYS_splice, SYS_tee, SYS_vmsplice,
 	SYS_sendfile, SYS_copy_file_range, SYS_readahead, SYS_fadvise64, SYS_close_range,
 	SYS_getxattr, SYS_lgetxattr, SYS_fgetxattr, SYS_listxattr, SYS_llistxattr, SYS_flistxattr,
