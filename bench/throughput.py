@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bare import spawn_and_wait, stdin_file
@@ -145,6 +145,7 @@ def bare_loop(pool: ProcessPoolExecutor, setup: LanguageSetup, cores: int) -> Wo
     Raises:
         BenchError: A program failed.
     """
+    setup = replace(setup, environment=dict(setup.environment))  # a read-only view does not travel
     start = time.perf_counter()
     compile_s = sum(pool.map(bare_submission, [setup] * SUBMISSIONS, range(SUBMISSIONS)))
     return Work(time.perf_counter() - start, compile_s, cores)
