@@ -161,7 +161,7 @@ class NativeBox:
         self._numbers = itertools.count(1)
         self._buffer = bytearray()
         self._lost = ""
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._closed = False
         self._process = subprocess.Popen(
             command,
@@ -249,9 +249,15 @@ class NativeBox:
 
     def kill(self) -> None:
         """Ends the box at once, from any thread; whoever waits for it sees BoxLost."""
-        # The runner dies with the shim (its parent-death signal), and everything else with it.
-        with contextlib.suppress(OSError):
+        with self._closing, contextlib.suppress(OSError):
+            # The runner dies with the shim (its parent-death signal), and everything with it.
             self._process.kill()
+            # It also ends at the end of its pipe; dup2 lets go of our end without freeing the
+            # number, which another thread may be about to write to.
+            if not self._closed:
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._in, inheritable=False)
+                os.close(null)
 
     # ---- frames ----
 

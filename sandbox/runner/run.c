@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -196,6 +197,9 @@ static bool kill_user(uid_t uid)
 	bool any = !kill(-1, SIGKILL) || errno != ESRCH;
 	if (setresuid(0, 0, 0))
 		die("cannot become root again");
+	/* The kernel forgets this signal whenever a process changes its user. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		die("cannot ask for a parent-death signal");
 	return any;
 }
 
