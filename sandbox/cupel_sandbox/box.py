@@ -39,7 +39,7 @@ class RunLimits:
         processes: Processes and threads at one time.
         output_bytes: Killed when standard output passes this; nothing beyond it is kept.
         stderr_bytes: Kept of standard error; the rest is counted and thrown away.
-        file_bytes: Largest file that the program may write.
+        file_bytes: Largest file that the program may write; what it writes is memory as well.
         open_files: File descriptors per process.
         stack_bytes: Stack of the main thread; None is as much as the memory limit allows.
     """
@@ -50,7 +50,7 @@ class RunLimits:
     processes: int = 64
     output_bytes: int = 16 * MEBIBYTE
     stderr_bytes: int = 64 * 1024
-    file_bytes: int = 64 * MEBIBYTE
+    file_bytes: int = 1024 * MEBIBYTE
     open_files: int = 256
     stack_bytes: int | None = None
 
