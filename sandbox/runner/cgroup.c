@@ -39,8 +39,7 @@ static struct {
 
 static struct {
 	int64_t cpu_ns;                /* when the program started */
-	uint64_t memory_bytes;         /* before it */
-	uint64_t file_bytes;           /* page cache before it */
+	uint64_t memory_bytes;         /* v1: charged before it, page cache of files not counted */
 	uint64_t oom_kills;
 	uint64_t limit_bytes;
 } before;
@@ -119,12 +118,17 @@ static uint64_t read_key_at(int directory, const char *name, const char *key)
 	return value;
 }
 
+static uint64_t minus(uint64_t value, uint64_t other)
+{
+	return value > other ? value - other : 0;
+}
+
 /* Page cache of files: everything in the cache that is not shared memory. */
 static uint64_t file_cache(int stat)
 {
 	uint64_t cache = read_key(stat, mode == V1 ? "cache" : "file");
 	uint64_t shared = read_key(stat, "shmem");
-	return cache > shared ? cache - shared : 0;
+	return minus(cache, shared);
 }
 
 static int open_directory(const char *path)
@@ -186,8 +190,9 @@ void account_begin(uint64_t memory_bytes, uint64_t processes)
 		write_number_at(fd.run, "memory.max", memory_bytes);
 		write_number_at(fd.run, "pids.max", processes);
 	} else if (mode == V1) {
-		before.memory_bytes = read_number(fd.current);
-		before.file_bytes = file_cache(fd.stat);
+		/* Page cache that earlier runs left (a compiler's files) is no room for this one: the
+		 * kernel gives it back before the limit is met. */
+		before.memory_bytes = minus(read_number(fd.current), file_cache(fd.stat));
 		before.oom_kills = read_key(fd.oom, "oom_kill");
 		write_number(fd.limit, before.memory_bytes + memory_bytes);
 		write_number(fd.peak, 0);
@@ -331,11 +336,6 @@ void account_reaped(const struct rusage *usage)
 		sampled.processes = 1;
 }
 
-static uint64_t minus(uint64_t value, uint64_t other)
-{
-	return value > other ? value - other : 0;
-}
-
 /* After the report: makes ready for the next run. */
 void account_recycle(void)
 {
@@ -368,8 +368,8 @@ struct usage account_end(void)
 			close(processes);
 		}
 	} else if (mode == V1) {
-		uint64_t peak = minus(read_number(fd.peak), before.memory_bytes);
-		usage.memory_bytes = minus(peak, minus(file_cache(fd.stat), before.file_bytes));
+		uint64_t others = before.memory_bytes + file_cache(fd.stat);
+		usage.memory_bytes = minus(read_number(fd.peak), others);
 		usage.out_of_memory = read_key(fd.oom, "oom_kill") > before.oom_kills;
 	} else {
 		usage.memory_bytes = sampled.peak_bytes;

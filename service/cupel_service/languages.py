@@ -16,6 +16,8 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "HOME": WORK,
         "TMPDIR": "/tmp",  # noqa: S108 - the box's own, private and wiped after each run
         "LANG": "C.UTF-8",
+        # Strict, as in any ordinary locale; in C.UTF-8 alone Python lets lone surrogates through.
+        "PYTHONIOENCODING": "utf-8",
         "PYTHONDONTWRITEBYTECODE": "1",
         # A verdict must not depend on the order of a set of strings, which else changes per run.
         "PYTHONHASHSEED": "0",
