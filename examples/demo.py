@@ -55,20 +55,19 @@ GROUPS = {
 """The group of completions of each problem, by the file of their program."""
 
 EXPECTED = {
-    "right": frozenset({Verdict.AC}),
-    "slow": frozenset({Verdict.TLE}),
-    "wrong": frozenset({Verdict.WA}),
-    "memory_hog": frozenset({Verdict.MLE}),
-    "crash": frozenset({Verdict.RTE}),
-    "endless": frozenset({Verdict.TLE}),
-    "sleeper": frozenset({Verdict.TLE}),
-    "flood": frozenset({Verdict.OLE}),
-    # Which limit a fork bomb meets first is a race that it runs against itself.
-    "fork_bomb": frozenset({Verdict.RTE, Verdict.TLE, Verdict.MLE}),
-    "broken": frozenset({Verdict.CE}),
-    "no_code": frozenset({Verdict.CE}),
+    "right": Verdict.AC,
+    "slow": Verdict.TLE,
+    "wrong": Verdict.WA,
+    "memory_hog": Verdict.MLE,
+    "crash": Verdict.RTE,
+    "endless": Verdict.TLE,
+    "sleeper": Verdict.TLE,
+    "flood": Verdict.OLE,
+    "fork_bomb": Verdict.TLE,  # its forks fail at the limit of processes, and it tries for ever
+    "broken": Verdict.CE,
+    "no_code": Verdict.CE,
 }
-"""The verdicts that a program may get, by what it does."""
+"""The verdict that a program must get, by what it does."""
 
 LANGUAGES = {".c": Language.C, ".cpp": Language.CPP, ".py": Language.PYTHON}
 DRAFTS = {
@@ -88,14 +87,14 @@ class Completion:
         label: The file of its program, or `no_code`.
         language: The program's language, None without one.
         text: What the model wrote.
-        expected: The verdicts that are right for it.
+        expected: The verdict that is right for it.
     """
 
     problem: str
     label: str
     language: Language | None
     text: str
-    expected: frozenset[Verdict]
+    expected: Verdict
 
 
 def demo_batch() -> tuple[Completion, ...]:
@@ -152,12 +151,12 @@ def reward(client: Client, batch: Sequence[Completion]) -> RewardsResponse:
 
 
 def surprises(batch: Sequence[Completion], response: RewardsResponse) -> list[str]:
-    """Says for each verdict that is not an expected one what it is and what it should be."""
+    """Says for each verdict that is not the expected one what it is and what it should be."""
     return [
         f"{completion.problem} {completion.label}: {judgement.verdict}, expected "
-        f"{' or '.join(sorted(completion.expected))}. {judgement.message}".rstrip()
+        f"{completion.expected}. {judgement.message}".rstrip()
         for completion, judgement in zip(batch, response.judgements, strict=True)
-        if judgement.verdict not in completion.expected
+        if judgement.verdict is not completion.expected
     ]
 
 
@@ -207,7 +206,7 @@ def run(console: Console) -> int:
         console: Where it is shown.
 
     Returns:
-        The exit status: 0 if every verdict is an expected one.
+        The exit status: 0 if every verdict is the expected one.
 
     Raises:
         CupelError: The service did not start, or did not answer.

@@ -23,6 +23,7 @@ from cupel.schema import (
 from cupel_sandbox.errors import SandboxError
 from cupel_service.errors import LanguageUnavailable, ServiceError
 from cupel_service.extract import Extracted, extract_program
+from cupel_service.faults import frames_of
 from cupel_service.languages import LanguageSetup
 from cupel_service.program import Program, Slot
 from cupel_service.suite import Suite
@@ -84,8 +85,14 @@ def judge(
         judging.run(slot, languages)
     except LanguageUnavailable:
         raise
-    except Exception as error:
-        logger.exception("submission %s: judging error", submission_id)
+    except Exception as error:  # noqa: BLE001 (the one place where a fault of ours becomes JE)
+        # Not the message: it may quote a program or a test.
+        logger.error(
+            "submission %s: judging raised %s at %s",
+            submission_id,
+            type(error).__name__,
+            frames_of(error),
+        )
         judging.fail(error)
     return judging.judgement(submission_id, problem_id, degraded)
 
