@@ -10,6 +10,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+C_CHECKS := -std=c17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wconversion -Werror -c -o /dev/null
+C_CHECKS += $(shell $(CC) --version 2>/dev/null | grep -q 'Free Software' && echo -fanalyzer)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +50,7 @@ check: $(INSTALLED) ## lint, formatting, types, import rules
 	$(BIN)/mypy
 	$(BIN)/mypy bench/*.py examples/*.py
 	$(BIN)/lint-imports
+	@for file in sandbox/runner/*.c; do $(CC) $(C_CHECKS) $$file || exit 1; done && echo "runner: no warnings"
 
 cases: $(INSTALLED) ## judge real submissions and compare with their authors: CASES=FOLDER
 	@$(BIN)/python bench/cases.py '$(CASES)' $(ARGS)

@@ -72,7 +72,9 @@ static enum drained drain(struct stream *stream)
 		stream->written += (uint64_t)got;
 		size_t room = stream->kept_max - stream->kept_size;
 		size_t take = (size_t)got < room ? (size_t)got : room;
-		if (stream->kept_size + take > stream->capacity) {
+		if (!take)
+			continue;
+		if (take > stream->capacity - stream->kept_size) {
 			size_t capacity = 2 * stream->capacity + sizeof buffer;
 			uint8_t *kept = realloc(stream->kept, capacity);
 			if (!kept)
@@ -80,8 +82,7 @@ static enum drained drain(struct stream *stream)
 			stream->kept = kept;
 			stream->capacity = capacity;
 		}
-		if (take)
-			memcpy(stream->kept + stream->kept_size, buffer, take);
+		memcpy(stream->kept + stream->kept_size, buffer, take);
 		stream->kept_size += take;
 	}
 	return MORE;
