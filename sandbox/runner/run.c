@@ -57,6 +57,24 @@ void run_start(const struct config *given)
 
 #define DRAIN_MAX (1 << 20) /* at one time: a writer must not keep us from its other limits */
 
+static void keep(struct stream *stream, const uint8_t *bytes, size_t size)
+{
+	size_t room = stream->kept_max - stream->kept_size;
+	size_t take = size < room ? size : room;
+	if (!take)
+		return;
+	if (!stream->kept || take > stream->capacity - stream->kept_size) {
+		size_t capacity = 2 * stream->capacity + size;
+		uint8_t *kept = realloc(stream->kept, capacity);
+		if (!kept)
+			die("no memory for output");
+		stream->kept = kept;
+		stream->capacity = capacity;
+	}
+	memcpy(stream->kept + stream->kept_size, bytes, take);
+	stream->kept_size += take;
+}
+
 enum drained { ENDED, EMPTY, MORE }; /* ENDED: nobody can write to it any more */
 
 /* Takes what a pipe holds. */
@@ -70,20 +88,7 @@ static enum drained drain(struct stream *stream)
 		if (got <= 0)
 			return got < 0 ? EMPTY : ENDED;
 		stream->written += (uint64_t)got;
-		size_t room = stream->kept_max - stream->kept_size;
-		size_t take = (size_t)got < room ? (size_t)got : room;
-		if (!take)
-			continue;
-		if (take > stream->capacity - stream->kept_size) {
-			size_t capacity = 2 * stream->capacity + sizeof buffer;
-			uint8_t *kept = realloc(stream->kept, capacity);
-			if (!kept)
-				die("no memory for output");
-			stream->kept = kept;
-			stream->capacity = capacity;
-		}
-		memcpy(stream->kept + stream->kept_size, buffer, take);
-		stream->kept_size += take;
+		keep(stream, buffer, (size_t)got);
 	}
 	return MORE;
 }
