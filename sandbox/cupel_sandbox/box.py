@@ -34,7 +34,7 @@ class RunLimits:
 
     Args:
         cpu_s: The tree is killed when its CPU time passes this many seconds.
-        wall_s: The same for wall time.
+        wall_s: The same for wall time, less what the program waited for a core.
         memory_bytes: Peak of anonymous and shared memory (tmpfs counts, page cache of files not).
         processes: Processes and threads at one time.
         output_bytes: Killed when standard output passes this; nothing beyond it is kept.

@@ -34,7 +34,8 @@ LAYERS = frozenset({"cgroup", "seccomp"})
 """Isolation layers that an operator may give up by name."""
 
 _START_S = 20.0
-_ANSWER_S = 60.0  # beyond a run's own wall limit: a runner that is silent for so long is lost
+_ANSWER_S = 60.0  # a runner that owes an answer and is silent for so long is lost
+_WALL_MULTIPLE = 10  # the runner gives wall time back that a program waited for a core
 _PIPE_BYTES = 1024 * 1024
 
 
@@ -216,7 +217,7 @@ class NativeBox:
             while going:
                 self._send_next(waiting, going)  # the runner finds it when it is done with the last
                 number, wall_s = going[0]
-                kind, answered, payload = self._receive(wall_s + _ANSWER_S)
+                kind, answered, payload = self._receive(_WALL_MULTIPLE * wall_s + _ANSWER_S)
                 going.popleft()
                 if answered != number or kind not in {Reply.OUTCOME, Reply.REFUSED}:
                     raise self._break(f"answer {kind} to request {answered}, not {number}")

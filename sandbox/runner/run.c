@@ -23,14 +23,8 @@
 
 #define CHECK_MIN_NS (1000 * 1000LL)   /* how often a program near its CPU limit is looked at */
 #define SAMPLE_NS (10 * 1000 * 1000LL) /* how often /proc is sampled where there is no cgroup */
+#define WAITED_MAX 9
 #define KILL_PATIENCE_NS (10 * SECOND_NS)
-
-struct stream {
-	int fd;
-	uint8_t *kept;
-	size_t kept_size, kept_max, capacity;
-	uint64_t written;
-};
 
 static const struct config *config;
 static int signals;                      /* signalfd for SIGCHLD */
@@ -54,44 +48,6 @@ void run_start(const struct config *given)
 }
 
 /* ---- watching ------------------------------------------------------------------------------ */
-
-#define DRAIN_MAX (1 << 20) /* at one time: a writer must not keep us from its other limits */
-
-static void keep(struct stream *stream, const uint8_t *bytes, size_t size)
-{
-	size_t room = stream->kept_max - stream->kept_size;
-	size_t take = size < room ? size : room;
-	if (!take)
-		return;
-	if (!stream->kept || take > stream->capacity - stream->kept_size) {
-		size_t capacity = 2 * stream->capacity + size;
-		uint8_t *kept = realloc(stream->kept, capacity);
-		if (!kept)
-			die("no memory for output");
-		stream->kept = kept;
-		stream->capacity = capacity;
-	}
-	memcpy(stream->kept + stream->kept_size, bytes, take);
-	stream->kept_size += take;
-}
-
-enum drained { ENDED, EMPTY, MORE }; /* ENDED: nobody can write to it any more */
-
-/* Takes what a pipe holds. */
-static enum drained drain(struct stream *stream)
-{
-	static uint8_t buffer[64 << 10];
-	for (size_t taken = 0; taken < DRAIN_MAX; taken += sizeof buffer) {
-		ssize_t got = read(stream->fd, buffer, sizeof buffer);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return got < 0 ? EMPTY : ENDED;
-		stream->written += (uint64_t)got;
-		keep(stream, buffer, (size_t)got);
-	}
-	return MORE;
-}
 
 struct ended {
 	pid_t main;
@@ -136,6 +92,32 @@ static void forget_signals(void)
 		;
 }
 
+/* How long the program's first thread has stood ready without getting a core, where it is known. */
+static int64_t waited_for_core_ns(pid_t pid)
+{
+	char path[64], text[128];
+	snprintf(path, sizeof path, "/proc/%d/schedstat", (int)pid);
+	int file = config->rootless ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t got = file < 0 ? 0 : read(file, text, sizeof text - 1);
+	if (file >= 0)
+		close(file);
+	text[got > 0 ? got : 0] = 0;
+	long long ran, waited;
+	return sscanf(text, "%lld %lld", &ran, &waited) == 2 ? waited : 0;
+}
+
+/* Wall time that is left. A busy host must not make a sleeper of a program that would compute, so
+ * what it waited for a core is given back, up to WAITED_MAX times the limit. */
+static int64_t wall_left_ns(int64_t start_ns, pid_t pid)
+{
+	int64_t limit = (int64_t)request.number[WALL_NS];
+	int64_t left = start_ns + limit - clock_ns();
+	if (left > 0)
+		return left;
+	int64_t waited = waited_for_core_ns(pid);
+	return left + (waited < WAITED_MAX * limit ? waited : WAITED_MAX * limit);
+}
+
 /* How long the program may be left alone before the next look at its use. */
 static int64_t next_check(int64_t cpu_left_ns, int64_t wall_left_ns)
 {
@@ -156,7 +138,7 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 	bool open[2] = { true, true };
 	for (;;) {
 		account_sample();
-		int64_t wall_left = start_ns + (int64_t)request.number[WALL_NS] - clock_ns();
+		int64_t wall_left = wall_left_ns(start_ns, ended->main);
 		int64_t cpu_left = (int64_t)request.number[CPU_NS] - account_cpu_ns();
 		if (account_over_memory())
 			return LIMIT_MEMORY;
@@ -176,7 +158,7 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 			die("cannot wait for the program");
 		for (int i = 0; i < 2; i++)
 			if (ready[2 + i].revents)
-				open[i] = drain(&streams[i]) != ENDED;
+				open[i] = stream_drain(&streams[i]) != ENDED;
 		if (ready[0].revents) {
 			forget_signals();
 			reap(ended);
@@ -295,7 +277,7 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	if (ended->main_ended && limit == LIMIT_NONE)
 		stopped_ns = ended->at_ns;
 	for (int i = 0; i < 2; i++)
-		while (drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
+		while (stream_drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
 			;
 	struct usage usage = account_end();
 	if (config->rootless && spawn_report->started_ns)

@@ -124,6 +124,16 @@ void spawn_start(const struct config *config);
 int spawn_open_stdin(void);
 pid_t spawn(int in, int out, int err, uid_t uid);
 
+/* stream.c */
+struct stream { /* what a program writes to a pipe: its head is kept, all of it is counted */
+	int fd;
+	uint8_t *kept;
+	size_t kept_size, kept_max, capacity;
+	uint64_t written;
+};
+enum drained { ENDED, EMPTY, MORE };                 /* ENDED: nobody can write to it any more */
+enum drained stream_drain(struct stream *stream);
+
 /* run.c */
 enum limit { LIMIT_NONE, LIMIT_CPU, LIMIT_WALL, LIMIT_MEMORY, LIMIT_OUTPUT, LIMIT_FILE_SIZE };
 void run_start(const struct config *config);
