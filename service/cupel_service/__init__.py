@@ -1,1 +1,1 @@
-"""Part of Cupel."""
+"""The service: queue, judge, checkers, problem store and rewards behind an HTTP API."""
