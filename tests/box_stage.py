@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,12 @@ MOUNTS = tuple(mount for toolchain in TOOLCHAINS.values() for mount in toolchain
 
 GCC = ("gcc", "-static", "-O2", "-fno-builtin", "-w", "-D_GNU_SOURCE", "-pthread", "-x", "c", "-")
 
-LIMITS = RunLimits(cpu_s=5.0, wall_s=30.0, memory_bytes=256 * MEBIBYTE, processes=32)
+SLOWNESS = float(os.environ.get("CUPEL_TEST_SLOWNESS", "1"))
+"""How many times slower than a common machine this one is (an emulated one, say)."""
+
+LIMITS = RunLimits(
+    cpu_s=5.0 * SLOWNESS, wall_s=30.0 * SLOWNESS, memory_bytes=256 * MEBIBYTE, processes=32
+)
 """Wide enough for a busy machine: what a test is about, it narrows itself."""
 
 QUICK = replace(LIMITS, cpu_s=0.3)

@@ -81,7 +81,7 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
             output = Path(folder) / "runner"
             command = [*compiler.split(), *FLAGS, "-o", str(output), *map(str, sources)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = _run_compiler(command)
             if done.returncode:
                 raise CannotStart(
                     f"the C compiler could not build the runner: {done.stderr.strip()[-2000:]}",
@@ -94,4 +94,14 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
         raise CannotStart(
             f"the runner cannot be built in {target.parent}: {error.strerror}",
             "Make that folder writable, or set XDG_CACHE_HOME to one that is.",
+        ) from error
+
+
+def _run_compiler(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotStart(
+            f"the C compiler {command[0]} cannot be run: {error.strerror}",
+            "Set CC to one that can, or unset it.",
         ) from error

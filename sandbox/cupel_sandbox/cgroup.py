@@ -137,8 +137,8 @@ def _own_cgroups() -> dict[str, str]:
 
 def _place(root: str, mount: Path, own: str) -> Path:
     """Where a cgroup path is visible: below the mount, whose root may itself lie deeper."""
-    relative = own.removeprefix(root.rstrip("/")) if own.startswith(root) else "/"
-    return mount / relative.lstrip("/")
+    prefix = root.rstrip("/") + "/"
+    return mount / own.removeprefix(prefix) if own.startswith(prefix) else mount
 
 
 def _find_v2(mounts: Sequence[tuple[str, str, Path, frozenset[str]]]) -> list[tuple[str, Path]]:

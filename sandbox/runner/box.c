@@ -265,6 +265,8 @@ static void mask_proc(void)
 		"/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/timer_list",
 		"/proc/sysrq-trigger", "/proc/latency_stats", "/proc/sched_debug", "/proc/kmsg",
 		"/proc/vmallocinfo", "/proc/slabinfo", "/proc/pagetypeinfo", "/proc/modules",
+		"/proc/pressure/cpu", "/proc/pressure/io", "/proc/pressure/memory",
+		"/proc/pressure/irq", "/proc/cmdline", "/proc/diskstats", "/proc/interrupts",
 	};
 	for (size_t i = 0; i < sizeof masked / sizeof *masked; i++)
 		if (mount("/dev/null", masked[i], NULL, MS_BIND, NULL) && errno != ENOENT)
@@ -275,17 +277,23 @@ static void mask_proc(void)
 		die("cannot make /proc/sys read-only");
 }
 
-/* Keeps what the runner needs: to become the run's user, and to remove and seal what runs left. */
+/* Keeps what the runner needs: to become the run's user, to remove and seal what runs left, and to
+ * set limits and an out-of-memory score that a run cannot take back. */
 void drop_capabilities(void)
 {
-	static const uint32_t kept = 1U << CAP_CHOWN | 1U << CAP_DAC_OVERRIDE | 1U << CAP_FOWNER |
-				     1U << CAP_KILL | 1U << CAP_SETGID | 1U << CAP_SETUID;
+	uint32_t kept = 1U << CAP_CHOWN | 1U << CAP_DAC_OVERRIDE | 1U << CAP_FOWNER | 1U << CAP_KILL |
+			1U << CAP_SETGID | 1U << CAP_SETUID;
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	if (syscall(SYS_capget, &header, data))
+		die("cannot read capabilities");
+	kept |= data[0].permitted & 1U << CAP_SYS_RESOURCE; /* not every container's root has it */
 	for (unsigned capability = 0; capability <= CAP_LAST_CAP; capability++)
 		if (capability >= 32 || !(kept >> capability & 1))
 			if (prctl(PR_CAPBSET_DROP, capability) && errno != EINVAL)
 				die("cannot drop a capability");
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { { .effective = kept, .permitted = kept } };
+	memset(data, 0, sizeof data);
+	data[0].effective = data[0].permitted = kept;
 	if (syscall(SYS_capset, &header, data))
 		die("cannot drop capabilities");
 }

@@ -47,6 +47,7 @@ static struct {
 static struct {
 	int64_t live_cpu_ns, reaped_cpu_ns, seen_cpu_ns;
 	uint64_t peak_bytes, processes;
+	bool out_of_memory;
 } sampled;
 
 static int open_at(int directory, const char *name, int flags)
@@ -302,6 +303,8 @@ void account_sample(void)
 		uint64_t processes = read_number(fd.processes);
 		if (processes > sampled.processes)
 			sampled.processes = processes;
+		/* v2 kills the whole cgroup; here a parent may wait for ever for a child that was killed. */
+		sampled.out_of_memory = read_key(fd.oom, "oom_kill") > before.oom_kills;
 	}
 }
 
@@ -312,7 +315,13 @@ bool account_limits_processes(void)
 
 bool account_over_memory(void)
 {
-	return mode == NONE && sampled.peak_bytes > before.limit_bytes;
+	return sampled.out_of_memory || (mode == NONE && sampled.peak_bytes > before.limit_bytes);
+}
+
+int64_t account_sample_ns(void)
+{
+	static const int64_t often[] = { [NONE] = 10, [V1] = 50, [V2] = 1000 };
+	return often[mode] * 1000 * 1000;
 }
 
 void account_kill(void)

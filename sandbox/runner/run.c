@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #define CHECK_MIN_NS (1000 * 1000LL)   /* how often a program near its CPU limit is looked at */
-#define SAMPLE_NS (10 * 1000 * 1000LL) /* how often /proc is sampled where there is no cgroup */
 #define WAITED_MAX 9
 #define KILL_PATIENCE_NS (10 * SECOND_NS)
 
@@ -127,8 +126,8 @@ static int64_t next_check(int64_t cpu_left_ns, int64_t wall_left_ns)
 	int64_t wait = cpu_left_ns / concurrent;
 	if (wait < CHECK_MIN_NS)
 		wait = CHECK_MIN_NS;
-	if (!config->cgroup_v2 && !config->cgroup_memory && wait > SAMPLE_NS)
-		wait = SAMPLE_NS;
+	if (wait > account_sample_ns())
+		wait = account_sample_ns();
 	return wait < wall_left_ns ? wait : wall_left_ns;
 }
 
@@ -321,6 +320,9 @@ static void run(uint32_t id)
 		die("cannot make pipes");
 	if (fcntl(out[0], F_SETFL, O_NONBLOCK) || fcntl(err[0], F_SETFL, O_NONBLOCK))
 		die("cannot make pipes non-blocking");
+	/* So that a program can open /dev/stdout and /dev/stderr by name. */
+	if (!config->rootless && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)))
+		die("cannot give the run its pipes");
 	struct stream streams[2] = {
 		{ .fd = out[0], .kept_max = request.number[OUTPUT_BYTES] },
 		{ .fd = err[0], .kept_max = request.number[STDERR_BYTES] },

@@ -54,8 +54,9 @@ int account_clone_fd(void);                          /* cgroup v2 directory for 
 void account_started(void);                          /* the program's own first instruction is near */
 int64_t account_cpu_ns(void);                        /* so far */
 bool account_limits_processes(void);                 /* false without cgroups: rlimits must do it */
-bool account_over_memory(void);                      /* without cgroups: the sampled limit is passed */
+bool account_over_memory(void);                      /* as far as account_sample has seen */
 void account_sample(void);
+int64_t account_sample_ns(void);                     /* how often it must be called */
 void account_kill(void);
 void account_reaped(const struct rusage *usage_of_child);
 struct usage account_end(void);

@@ -20,16 +20,14 @@
 struct spawn_report *spawn_report;
 
 static const struct config *config;
-static int nothing; /* /dev/null */
 
 void spawn_start(const struct config *given)
 {
 	config = given;
-	nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	/* A shared page, because a child has memory of its own. */
 	spawn_report = mmap(NULL, sizeof *spawn_report, PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (nothing < 0 || spawn_report == MAP_FAILED)
+	if (spawn_report == MAP_FAILED)
 		die("cannot prepare for runs");
 	if (config->seccomp && !config->rootless) {
 		errno = seccomp_install(account_clone_fd() < 0 ? FILTER_FULL : FILTER_FULL_WITH_CLONE3);
@@ -43,7 +41,7 @@ int spawn_open_stdin(void)
 	if (request.stdin_path)
 		return files_open_input(request.stdin_path);
 	if (!request.size)
-		return fcntl(nothing, F_DUPFD_CLOEXEC, 0);
+		return open("/dev/null", O_RDONLY | O_CLOEXEC); /* its flags and locks are the run's own */
 	int file = memfd_create("stdin", MFD_CLOEXEC);
 	const uint8_t *bytes = request.bytes;
 	for (size_t left = request.size; file >= 0 && left;) {
@@ -98,7 +96,8 @@ static void setup_limits(void)
 		set_limit(RLIMIT_NPROC, request.number[PROCESSES] + (config->rootless ? 1 : 0));
 }
 
-/* The kernel's out-of-memory killer shall take programs, never the runner. */
+/* The kernel's out-of-memory killer shall take programs, never the runner. With
+ * CAP_SYS_RESOURCE, where the runner has it, the program cannot lower it again. */
 static void setup_oom_score(void)
 {
 	int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
