@@ -409,3 +409,8 @@ def test_files_read_by_one_run_are_no_extra_memory_for_the_next(stage: Stage) ->
     """
     outcome = stage.c(hoard, limits=replace(QUICK, memory_bytes=8 * MEBIBYTE))
     assert outcome.limit is Limit.MEMORY
+
+
+def test_time_stamps_of_shared_folders_carry_no_message(stage: Stage) -> None:
+    stage.sh("touch -d @1234567890 /work /tmp /dev/shm; echo >/tmp/x; rm /tmp/x")
+    assert stage.sh("stat -c '%Y %X' /work /tmp /dev/shm | sort -u").stdout == b"0 0\n"

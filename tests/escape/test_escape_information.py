@@ -167,3 +167,11 @@ def test_arguments_of_the_runner_are_not_seen(stage: Stage) -> None:
     outcome = stage.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     assert b"uid-first" not in outcome.stdout
     assert b"cgroup" not in outcome.stdout
+
+
+@pytest.mark.parametrize("name", ["cpu", "io", "memory"])
+def test_pressure_of_the_host_is_neither_read_nor_watched(stage: Stage, name: str) -> None:
+    """An open pressure file can hold a trigger, which makes the kernel work."""
+    path = f"/proc/pressure/{name}"
+    outcome = stage.sh(f"test -e {path} || exit 0; test -c {path} && cat {path}")
+    assert (outcome.exit_code, outcome.stdout) == (0, b"")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -236,3 +238,15 @@ def test_a_program_that_dies_while_its_file_is_replaced_leaves_the_box_usable(
     list(stage.box.run([Run((f"{SUBMISSION}/program",), limits=LIMITS)] * 3))
     stage.box.put("program", b"#!/bin/sh\nexit 5\n", executable=True)
     assert stage.only(Run((f"{SUBMISSION}/program",), limits=LIMITS)).exit_code == 5
+
+
+def has_resource_capability() -> bool:
+    """Whether this process could keep a program from lowering its out-of-memory score again."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(re.findall(r"CapEff:\s*(\w+)", status)[0], 16) >> 24 & 1)
+
+
+@pytest.mark.skipif(not has_resource_capability(), reason="needs CAP_SYS_RESOURCE on this host")
+def test_a_program_cannot_leave_the_first_place_of_the_out_of_memory_killer(stage: Stage) -> None:
+    outcome = stage.sh("echo 0 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj")
+    assert outcome.stdout == b"1000\n"

@@ -48,4 +48,4 @@ def test_the_environment_is_small_and_fixed() -> None:
     environment = languages()[Language.PYTHON].environment
     assert environment["PATH"] == "/usr/bin:/bin"
     assert environment["PYTHONHASHSEED"] == "0"
-    assert len(environment) == 6
+    assert len(environment) == 7
