@@ -70,8 +70,8 @@ def test_this_is_not_there(stage: Stage, path: str) -> None:
         import os, sys
         try:
             file = os.open(sys.argv[1], os.O_RDONLY)
-            os.listdir(file) if os.path.isdir(file) else os.read(file, 1)
-            print("read")
+            if os.listdir(file) if os.path.isdir(file) else os.read(file, 1):
+                print("read")
         except OSError:
             pass
         """,

@@ -198,6 +198,8 @@ def test_settings_of_the_kernel_cannot_be_written(stage: Stage) -> None:
         for path in ("/proc/sysrq-trigger", "/proc/mtrr", "/proc/irq/default_smp_affinity",
                      "/proc/latency_stats"):
             try:
+                if os.stat(path).st_rdev == os.stat("/dev/null").st_rdev:
+                    continue  # masked
                 os.close(os.open(path, os.O_WRONLY))
                 print(path)
             except OSError:
