@@ -177,7 +177,7 @@ def _delegate(parent: Path) -> None:
     """Turns the controllers on for children of a v2 directory.
 
     Only the root of the hierarchy may hold processes beside children with controllers: elsewhere
-    this process first moves itself into a leaf of its own.
+    those that are there (this one, and the shell that started it, say) first move into a leaf.
     """
     control = parent / "cgroup.subtree_control"
     if {"memory", "pids"} <= _words(control):
@@ -187,7 +187,9 @@ def _delegate(parent: Path) -> None:
     except OSError:
         leaf = parent / "cupel-service"
         leaf.mkdir(exist_ok=True)
-        (leaf / "cgroup.procs").write_text(str(os.getpid()))
+        for pid in _words(parent / "cgroup.procs"):
+            with contextlib.suppress(OSError):
+                (leaf / "cgroup.procs").write_text(pid)
         control.write_text("+memory +pids")
 
 
