@@ -3,10 +3,15 @@
 ServiceError
 ├── LanguageUnavailable   this host has no toolchain for a submission's language
 ├── ProblemUnknown        no problem is registered under this id
+├── InvalidRequest        a request's body does not mean anything (requests.py)
+├── RequestTooLarge       its body has too many bytes (requests.py)
+├── RequestExceedsQueue   it holds more submissions than the queue ever does (dispatcher.py)
 ├── QueueFull             as much waits and runs as was allowed; come back later
 ├── Stopping              the service is shutting down and takes nothing new
 ├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy
-├── StoreFailed           the problem store cannot be read or written (disk full, damaged file)
+├── StoreFailed           the problem store cannot be read or written
+│   ├── StoreFull         the disk is full (data_folder.py)
+│   └── ProblemDamaged    a stored problem is not what was stored (store.py)
 └── JudgingError          a submission cannot be judged for a reason of our own: becomes JE
 """
 
