@@ -4,11 +4,12 @@ Nothing here does anything but read files. How a row becomes a submission:
 
 * Its tests keep their order, in one tier; where the author states a verdict per group of tests,
   each group is a tier, all tests are judged, and every group is compared.
-* Checkers: `tokens`; `kattis_default` without flags (tokens in any case) or with `case_sensitive`;
-  testlib checkers that the row declares to be equivalent to tokens. Any other checker decides AC
-  from WA by rules that Cupel does not have yet: not applicable, except where the author expects a
-  verdict that no checker decides (TLE, RTE, MLE, OLE, CE). Such a row is judged up to its witness,
-  the test that shows the failure, and read as described next.
+* Checkers: `tokens`; `kattis_default` (tokens in any case, unless `case_sensitive`; numbers within
+  the float tolerances that its flags give), but not with `space_change_sensitive`; testlib
+  checkers that the row declares to be equivalent to tokens. Any other checker decides AC from WA
+  by rules that Cupel does not have yet: not applicable, except where the author expects a verdict
+  that no checker decides (TLE, RTE, MLE, OLE, CE). Such a row is judged up to its witness, the
+  test that shows the failure, and read as described next.
 * Checker `none`: the author only says how the program ends. Cupel's wire has no such checker on
   purpose, because nothing that a program does may give AC without proof from outside. So the
   expected output is a secret that no program prints, and here alone, WA means: it ended normally,
@@ -28,7 +29,7 @@ from __future__ import annotations
 
 import gzip
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -39,6 +40,7 @@ from cupel.schema import (
     MEBIBYTE,
     Checker,
     Data,
+    FloatsChecker,
     Judgement,
     Language,
     Limits,
@@ -107,7 +109,7 @@ class Row(_Part):
     source_code: str
     time_limit_s: float | None = None
     memory_limit_mb: float | None = None
-    checker: RowChecker
+    checker: RowChecker | None = None
     tests: tuple[RowTest, ...] = ()
     expected_verdicts: tuple[str, ...] = ()
     also_acceptable: tuple[str, ...] | None = None
@@ -311,7 +313,7 @@ def _checking(
     row: Row, expected: frozenset[Verdict]
 ) -> tuple[Checker, Reading, tuple[RowTest, ...]]:
     """The checker, what a WA means, and the tests that are judged."""
-    if row.checker.type == "none":
+    if row.checker is None or row.checker.type == "none":
         return TokensChecker(), Reading.ENDED, row.tests
     checker = _equivalent(row.checker)
     if checker is not None:
@@ -325,16 +327,34 @@ def _checking(
     return TokensChecker(), Reading.ENDED, row.tests[:end]
 
 
-def _equivalent(checker: RowChecker) -> TokensChecker | None:
+def _equivalent(checker: RowChecker) -> Checker | None:
     """Cupel's checker that decides as the author's does, if there is one."""
-    flags = (checker.flags or "").split()
     if checker.type == "tokens":
         return TokensChecker()
-    if checker.type == "kattis_default" and flags in ([], ["case_sensitive"]):
-        return TokensChecker(case_sensitive=bool(flags))
+    if checker.type == "kattis_default":
+        return _kattis((checker.flags or "").split())
     if checker.type == "testlib" and (checker.equivalent_to or "").startswith("tokens"):
         return TokensChecker(case_sensitive="case-insensitive" not in (checker.equivalent_to or ""))
     return None
+
+
+def _kattis(flags: Sequence[str]) -> Checker | None:
+    """The default validator of the Kattis problem format, by its flags."""
+    words = iter(flags)
+    case_sensitive, tolerances = False, {"absolute_tolerance": 0.0, "relative_tolerance": 0.0}
+    for word in words:
+        match word:
+            case "case_sensitive":
+                case_sensitive = True
+            case "float_tolerance":
+                tolerances = dict.fromkeys(tolerances, float(next(words)))
+            case "float_absolute_tolerance" | "float_relative_tolerance":
+                tolerances[word.removeprefix("float_")] = float(next(words))
+            case _:
+                return None
+    if not any(tolerances.values()):
+        return TokensChecker(case_sensitive=case_sensitive)
+    return FloatsChecker(case_sensitive=case_sensitive, **tolerances)
 
 
 def _limits(row: Row, expected: frozenset[Verdict]) -> Limits:

@@ -170,6 +170,7 @@ class FloatsChecker(Request):
     """Tokens, where a token that reads as a number may differ within a tolerance (abs or rel)."""
 
     type: Literal["floats"] = "floats"
+    case_sensitive: bool = Field(True, description="Whether case matters in tokens of text.")
     absolute_tolerance: float = Field(1e-6, ge=0)
     relative_tolerance: float = Field(1e-6, ge=0)
 

@@ -126,6 +126,23 @@ def test_checkers_that_compare_tokens_become_the_tokens_checker(checker, case_se
     assert checked == TokensChecker(case_sensitive=case_sensitive)
 
 
+@pytest.mark.parametrize(
+    ("flags", "absolute", "relative", "case_sensitive"),
+    [
+        ("float_tolerance 0.5", 0.5, 0.5, False),
+        ("float_absolute_tolerance 1e-6 case_sensitive", 1e-6, 0.0, True),
+        ("float_relative_tolerance 1e-9", 0.0, 1e-9, False),
+    ],
+)
+def test_float_flags_become_the_floats_checker(flags, absolute, relative, case_sensitive):
+    checker = {"type": "kattis_default", "flags": flags}
+    assert plan(row(checker=checker), Path()).submission.problem.checker == FloatsChecker(
+        absolute_tolerance=absolute,
+        relative_tolerance=relative,
+        case_sensitive=case_sensitive,
+    )
+
+
 def test_a_special_checker_is_not_applicable_unless_no_checker_decides_the_verdict():
     special = {"type": "testlib", "path": "checker.cpp"}
     with pytest.raises(NotApplicable, match="testlib"):
@@ -148,7 +165,7 @@ def test_a_special_checker_is_not_applicable_unless_no_checker_decides_the_verdi
         {"language": "rust"},
         {"tags": ["near-limit"]},
         {"tests": [{"name": "one", "requires": "numpy", "expected_output": "3"}]},
-        {"checker": {"type": "kattis_default", "flags": "float_tolerance 1e-6"}},
+        {"checker": {"type": "kattis_default", "flags": "space_change_sensitive"}},
     ],
 )
 def test_what_cupel_does_not_judge_is_refused_with_a_reason(changes):

@@ -34,4 +34,5 @@ def check(checker: Checker, output: bytes, expected: bytes) -> bool:
         expected,
         absolute_tolerance=checker.absolute_tolerance,
         relative_tolerance=checker.relative_tolerance,
+        case_sensitive=checker.case_sensitive,
     )

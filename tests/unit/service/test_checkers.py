@@ -115,6 +115,23 @@ def test_floats(output: bytes, expected: bytes, accepted: bool) -> None:
     assert check(checker, output, expected) is accepted
 
 
+@pytest.mark.parametrize(
+    ("output", "expected", "accepted"),
+    [
+        (b"Yes 1.0", b"YES 1", True),
+        (b"yes 1.5", b"YES 1", False),
+        (b"yes", b"no", False),
+        (b"INF", b"inf", True),
+        (b"a" * 3000, b"A" * 3000, True),
+        (b"a" * 2999 + b"b", b"A" * 3000, False),
+        (b"yes", b"yes yes", False),
+    ],
+)
+def test_floats_in_any_case(output: bytes, expected: bytes, accepted: bool) -> None:
+    checker = FloatsChecker(case_sensitive=False)
+    assert check(checker, output, expected) is accepted
+
+
 @given(
     value=st.floats(-1e12, 1e12),
     error=st.floats(-2e-6, 2e-6),
