@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cupel import FailureClass, Judgement, Language, Stop, TestResult, TokensChecker, Verdict
+from cupel import (
+    FailureClass,
+    FloatsChecker,
+    Judgement,
+    Language,
+    Stop,
+    TestResult,
+    TokensChecker,
+    Verdict,
+)
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from case_rows import CasesError, NotApplicable, Reading, Row, lifted, plan, read_rows
