@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from box_stage import MOUNTS, TOOLCHAINS, Compiler, Stage
 from cupel_sandbox.box import Box
 from cupel_sandbox.errors import CannotStart
 from cupel_sandbox.native import NativeBox, NativeBoxConfig, NativeHost
+
+# No example is timed: these machines are busy. In CI every run tries the same examples.
+settings.register_profile("cupel", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("cupel")
 
 
 @pytest.fixture(scope="session")

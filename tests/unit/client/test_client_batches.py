@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from fake_cupel import CutAfter, EndAfter, FakeCupel, Refuse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cupel
@@ -195,7 +195,6 @@ def test_rewards_refuse_lists_of_two_lengths(client: Client) -> None:
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1)
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT), st.data())
 def test_lines_are_cut_at_line_feeds_only_however_they_arrive(
     texts: list[str], data: st.DataObject

@@ -73,7 +73,7 @@ DATA = st.binary(max_size=20) | st.text(st.characters(codec="utf-8"), max_size=2
 TIERS = st.lists(st.dictionaries(NAMES, st.tuples(DATA, DATA), min_size=1), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(TIERS)
 def test_what_is_written_is_loaded_byte_for_byte(
     tiers: list[dict[str, tuple[bytes, bytes]]],

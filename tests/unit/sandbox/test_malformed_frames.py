@@ -68,9 +68,7 @@ FRAMES = st.builds(
     PAYLOADS,
 )
 STREAMS = st.lists(FRAMES, max_size=6).map(b"".join)
-fuzzed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fuzzed = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # ---- decoding alone, with sanitizers
