@@ -101,6 +101,25 @@ class Outcome:
     stderr_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class BoxStatistics:
+    """What a box has done since it was built.
+
+    Args:
+        runs: Programs started.
+        cancelled: Of them, those that were ended because nobody wanted them any more.
+        left_processes: Of those that ended by themselves, those that left others alive.
+        left_files: Those that left files in scratch places.
+        resets: How often `/sub` was emptied.
+    """
+
+    runs: int
+    cancelled: int
+    left_processes: int
+    left_files: int
+    resets: int
+
+
 class Box(Protocol):
     """A place where programs run, one at a time, none of which can see or outlive another.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Literal
 
-from cupel_sandbox.box import Outcome, Run
+from cupel_sandbox.box import BoxStatistics, Outcome, Run
 from cupel_sandbox.build import build_runner
 from cupel_sandbox.cgroup import CgroupTree, open_cgroups
 from cupel_sandbox.errors import BoxLost, BoxRefused, CannotStart
@@ -23,6 +23,7 @@ from cupel_sandbox.protocol import (
     VERSION,
     Reply,
     Request,
+    decode_counts,
     decode_outcome,
     encode_frame,
     encode_get,
@@ -247,6 +248,14 @@ class NativeBox:
             _stream(process.stdout).close()
             _stream(process.stderr).close()
             self._forget()
+
+    def statistics(self) -> BoxStatistics:
+        """What this box has done so far.
+
+        Raises:
+            BoxLost: The box has died.
+        """
+        return decode_counts(self._ask(Request.STATISTICS, b"", Reply.COUNTS))
 
     def kill(self) -> None:
         """Ends the box at once, from any thread; whoever waits for it sees BoxLost."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 
-from cupel_sandbox.errors import SandboxError
+from cupel_sandbox.errors import BoxLost, SandboxError
 from cupel_sandbox.native import BoxFacts, NativeBox, NativeBoxConfig, NativeHost
+
+_log = logging.getLogger(__name__)
 
 
 class Slot:
@@ -42,7 +46,17 @@ class Slot:
             self._box.kill()
 
     def close(self) -> None:
-        """Ends the box."""
+        """Ends the box, and says in the log what it has done."""
+        with contextlib.suppress(BoxLost):
+            done = self._box.statistics()
+            _log.info(
+                "box: %d runs (%d cancelled, %d left processes behind, %d left files), %d resets",
+                done.runs,
+                done.cancelled,
+                done.left_processes,
+                done.left_files,
+                done.resets,
+            )
         self._box.close()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
-from cupel_sandbox.box import Limit, Outcome, Run
+from cupel_sandbox.box import BoxStatistics, Limit, Outcome, Run
 
 VERSION = 1
 HEADER = struct.Struct("<IBI")  # size of what follows this field, type, id
 _FIELD = struct.Struct("<BI")
 _NUMBER = struct.Struct("<BIQ")
 _OUTCOME = struct.Struct("<BBI10Q")
+_COUNTS = struct.Struct("<5Q")
 
 
 class Request(IntEnum):
@@ -22,6 +23,7 @@ class Request(IntEnum):
     RUN = 3
     RESET = 4
     CANCEL = 5
+    STATISTICS = 6
 
 
 class Reply(IntEnum):
@@ -33,6 +35,7 @@ class Reply(IntEnum):
     CONTENT = 103
     OUTCOME = 104
     CANCELLED = 105
+    COUNTS = 106
 
 
 def encode_frame(kind: Request, number: int, payload: bytes = b"") -> bytes:
@@ -116,3 +119,8 @@ def decode_outcome(payload: bytes) -> Outcome:
         stdout_bytes=stdout_bytes,
         stderr_bytes=stderr_bytes,
     )
+
+
+def decode_counts(payload: bytes) -> BoxStatistics:
+    """What a COUNTS frame holds."""
+    return BoxStatistics(*_COUNTS.unpack(payload))

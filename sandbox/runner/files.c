@@ -215,10 +215,11 @@ static void collect_files_in_flight(void)
 	close(bell);
 }
 
-void files_wipe_scratch(void)
+bool files_wipe_scratch(void)
 {
 	static const struct timespec epoch[2];
 	collect_files_in_flight();
+	bool found = inodes_used(fd.scratch) != fd.scratch_inodes;
 	for (size_t i = 0; i < sizeof fd.places / sizeof *fd.places; i++) {
 		if (inodes_used(fd.scratch) != fd.scratch_inodes)
 			empty_directory(fd.places[i]);
@@ -233,6 +234,7 @@ void files_wipe_scratch(void)
 		collect_files_in_flight(); /* in the background: it may take a moment */
 		nanosleep(&(struct timespec){ .tv_nsec = 1000 * 1000 }, NULL);
 	}
+	return found;
 }
 
 void files_wipe_submission(void)

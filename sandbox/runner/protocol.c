@@ -10,9 +10,11 @@
  *           open_files=21 stack_bytes=22 memory_baseline_bytes=23 writable_submission=24
  *                                                               -> OUTCOME | REFUSED | CANCELLED
  *   RESET                                                       -> DONE
+ *   STATISTICS                                                  -> COUNTS
  *   CANCEL  id = the last RUN that is no longer wanted          (no answer of its own)
  *
- * The runner begins with HELLO (version u32). REFUSED carries a line of text. OUTCOME: see run.c.
+ * The runner begins with HELLO (version u32). REFUSED carries a line of text. OUTCOME and COUNTS: see
+ * run.c.
  * Requests are answered in order; CANCEL alone is heeded as soon as it arrives.
  *
  * Neither side can block the other for ever: while the runner waits for room to answer, it goes on

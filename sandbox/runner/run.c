@@ -2,7 +2,7 @@
  *
  * OUTCOME's payload: signalled u8, limit u8, code u32, then u64 each: cpu_ns user_ns system_ns
  * wall_ns memory_bytes processes stdout_bytes stderr_bytes stdout_kept stderr_kept, then the kept
- * bytes of stdout and of stderr.
+ * bytes of stdout and of stderr. COUNTS' payload: the fields of struct counts in order, u64 each.
  */
 #include "runner.h"
 
@@ -29,6 +29,13 @@ static const struct config *config;
 static int signals;                      /* signalfd for SIGCHLD */
 static long processors;
 static uint64_t run_number;
+static struct counts {
+	uint64_t runs;           /* started */
+	uint64_t cancelled;      /* of them, ended because nobody wanted them any more */
+	uint64_t left_processes; /* of those that ended by themselves, with others still alive */
+	uint64_t left_files;     /* with something to wipe */
+	uint64_t resets;
+} counts;
 
 void run_start(const struct config *given)
 {
@@ -190,8 +197,10 @@ static bool kill_user(uid_t uid)
 	return any;
 }
 
-static void end_everything(uid_t uid, struct ended *ended)
+/* Returns whether anything was left to kill. */
+static bool end_everything(uid_t uid, struct ended *ended)
 {
+	bool found = false;
 	int64_t patience_ends = clock_ns() + KILL_PATIENCE_NS;
 	for (;;) {
 		account_kill();
@@ -202,7 +211,8 @@ static void end_everything(uid_t uid, struct ended *ended)
 			kill(ended->main, SIGKILL);
 		any |= reap(ended);
 		if (!any)
-			break;
+			return found;
+		found = true;
 		struct pollfd ready = { .fd = signals, .events = POLLIN };
 		struct timespec moment = { .tv_nsec = 2 * 1000 * 1000 };
 		ppoll(&ready, 1, &moment, NULL);
@@ -272,7 +282,9 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	int64_t start_ns = clock_ns();
 	int limit = supervise(id, start_ns, streams, ended);
 	int64_t stopped_ns = clock_ns();
-	end_everything(uid, ended);
+	bool ended_alone = ended->main_ended;
+	if (end_everything(uid, ended) && ended_alone)
+		counts.left_processes++;
 	if (ended->main_ended && limit == LIMIT_NONE)
 		stopped_ns = ended->at_ns;
 	for (int i = 0; i < 2; i++)
@@ -289,6 +301,8 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	bool too_large = spawn_report->error == ENOMEM;
 	if (limit >= 0 && (usage.out_of_memory || too_large))
 		limit = LIMIT_MEMORY;
+	counts.runs++;
+	counts.cancelled += limit < 0;
 	if (limit < 0)
 		frame_send(CANCELLED, id, NULL, 0, NULL, 0, NULL, 0);
 	else if (spawn_report->error && !too_large)
@@ -345,8 +359,19 @@ static void run(uint32_t id)
 	/* After the report, since it is no part of the run, and before the next request is looked at. */
 	if (writable)
 		files_seal_submission();
-	files_wipe_scratch();
+	counts.left_files += files_wipe_scratch();
 	account_recycle();
+}
+
+static void send_counts(uint32_t id)
+{
+	uint8_t bytes[5 * 8], *at = bytes;
+	put_u64(&at, counts.runs);
+	put_u64(&at, counts.cancelled);
+	put_u64(&at, counts.left_processes);
+	put_u64(&at, counts.left_files);
+	put_u64(&at, counts.resets);
+	frame_send(COUNTS, id, bytes, sizeof bytes, NULL, 0, NULL, 0);
 }
 
 void run_serve(const struct frame *frame)
@@ -367,7 +392,11 @@ void run_serve(const struct frame *frame)
 	case RESET:
 		files_wipe_submission();
 		files_wipe_scratch();
+		counts.resets++;
 		frame_send(DONE, frame->id, NULL, 0, NULL, 0, NULL, 0);
+		return;
+	case STATISTICS:
+		send_counts(frame->id);
 		return;
 	case PUT:
 		problem = !request.path ? "no path" :

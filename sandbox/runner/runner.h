@@ -69,7 +69,7 @@ const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, s
 int files_open_input(const char *path);              /* fd for reading, or -1 and errno */
 void files_lend_submission(uid_t uid, gid_t gid);
 void files_seal_submission(void);
-void files_wipe_scratch(void);
+bool files_wipe_scratch(void);                       /* whether there was anything to wipe */
 void files_wipe_submission(void);
 
 /* protocol.c */
@@ -87,8 +87,11 @@ void frame_send(uint8_t type, uint32_t id, const void *head, size_t head_size,
 		const void *body, size_t body_size, const void *tail, size_t tail_size);
 void frames_start(void);
 
-enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5 };
-enum reply { HELLO = 100, DONE = 101, REFUSED = 102, CONTENT = 103, OUTCOME = 104, CANCELLED = 105 };
+enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5, STATISTICS = 6 };
+enum reply {
+	HELLO = 100, DONE = 101, REFUSED = 102, CONTENT = 103, OUTCOME = 104, CANCELLED = 105,
+	COUNTS = 106,
+};
 
 /* request.c: a RUN, PUT or GET, decoded. */
 #define WORDS_MAX 512
