@@ -21,6 +21,9 @@ GCC = ("gcc", "-static", "-O2", "-fno-builtin", "-w", "-D_GNU_SOURCE", "-pthread
 SLOWNESS = float(os.environ.get("CUPEL_TEST_SLOWNESS", "1"))
 """How many times slower than a common machine this one is (an emulated one, say)."""
 
+OWNER = 0 if os.geteuid() == 0 else 1000
+"""Who owns what a run cannot change, as the run sees it: in an ordinary user's box it does."""
+
 LIMITS = RunLimits(
     cpu_s=5.0 * SLOWNESS, wall_s=30.0 * SLOWNESS, memory_bytes=256 * MEBIBYTE, processes=32
 )

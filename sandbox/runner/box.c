@@ -207,26 +207,37 @@ static void mount_tmpfs(const char *path, const char *options)
 }
 
 /* One tmpfs holds every place that a program may write, so that one statfs shows what it left. */
-static void setup_scratch(const struct config *config)
+static void mount_scratch(const char *root, uint64_t bytes)
 {
 	static const char *const places[][2] = {
 		{ "/.scratch/work", "/work" }, { "/.scratch/tmp", "/tmp" }, { "/.scratch/shm", "/dev/shm" },
 	};
-	char options[128], source[4096], target[4096];
+	char options[128], source[128], target[128];
 	snprintf(options, sizeof options, "mode=0711,size=%llu,nr_inodes=65536",
-		 (unsigned long long)config->scratch_bytes);
-	mount_tmpfs("/.scratch", options);
+		 (unsigned long long)bytes);
+	snprintf(target, sizeof target, "%s/.scratch", root);
+	if (mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, options))
+		die("cannot mount the scratch file system");
 	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-		in_root(source, sizeof source, places[i][0]);
-		in_root(target, sizeof target, places[i][1]);
-		make_directories(source);
-		make_directories(target);
+		snprintf(source, sizeof source, "%s%s", root, places[i][0]);
+		snprintf(target, sizeof target, "%s%s", root, places[i][1]);
 		/* Sticky and owned by root: a run may fill it, but not change its mode or owner. */
-		if (chmod(source, 01777))
+		if (mkdir(source, 0755) || chmod(source, 01777))
 			die("cannot open up %s", places[i][1]);
 		if (mount(source, target, NULL, MS_BIND, NULL))
 			die("cannot bind %s", places[i][1]);
 	}
+}
+
+static void setup_scratch(const struct config *config)
+{
+	static const char *const empty[] = { "/.scratch", "/work", "/tmp", "/dev/shm" };
+	char options[128], target[4096];
+	for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
+		in_root(target, sizeof target, empty[i]);
+		make_directories(target);
+	}
+	mount_scratch(ROOT, config->scratch_bytes);
 	in_root(target, sizeof target, "/var");
 	make_directories(target);
 	in_root(target, sizeof target, "/var/tmp");
@@ -334,10 +345,14 @@ void box_enter(const struct config *config)
 }
 
 /* Inside a run of an ordinary user's box, which has a user, PID and mount namespace of its own:
- * every process has the same real uid there, so what the modes cannot protect, the mounts do. */
-void box_mount_run_view(bool writable_submission)
+ * every process has the same real uid there, so what the modes cannot protect, the mounts do. The
+ * scratch places are new for each run, since their owner could leave messages in their modes. */
+void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes)
 {
 	setup_user_map(1000, 0, 0);
+	mount_scratch("", scratch_bytes);
+	if (mount("tmpfs", "/.scratch", "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k,mode=0"))
+		die("cannot cover the scratch file system");
 	if (!writable_submission &&
 	    mount(NULL, "/sub", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
 		die("cannot make /sub read-only");

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 static enum { NONE, V1, V2 } mode;
+static bool rootless;
 
 static struct {
 	int memory, pids, cpuacct;     /* v1: directories; v2: `memory` is the box's directory */
@@ -34,7 +35,6 @@ static struct {
 	uint64_t run_number;
 	int memory_tasks, pids_tasks, cpuacct_tasks; /* v1: opened once, written by every child */
 	int cpu, limit, peak, current, stat, oom, processes; /* files kept open */
-	int scratch;                   /* none: the file system whose use counts as memory */
 } fd;
 
 static struct {
@@ -48,6 +48,7 @@ static struct {
 	int64_t live_cpu_ns, reaped_cpu_ns, seen_cpu_ns;
 	uint64_t peak_bytes, processes;
 	bool out_of_memory;
+	char scratch[64];              /* none: the file system whose use counts as memory */
 } sampled;
 
 static int open_at(int directory, const char *name, int flags)
@@ -156,6 +157,7 @@ static void prepare_v2(void)
 
 void account_open(const struct config *config)
 {
+	rootless = config->rootless;
 	if (config->cgroup_v2) {
 		mode = V2;
 		fd.memory = open_directory(config->cgroup_v2);
@@ -178,7 +180,6 @@ void account_open(const struct config *config)
 		write_at(fd.memory, "memory.swappiness", "0");
 	} else {
 		mode = NONE;
-		fd.scratch = -1;
 	}
 }
 
@@ -198,8 +199,6 @@ void account_begin(uint64_t memory_bytes, uint64_t processes)
 		write_number(fd.limit, before.memory_bytes + memory_bytes);
 		write_number(fd.peak, 0);
 		write_number_at(fd.pids, "pids.max", processes);
-	} else if (fd.scratch < 0) {
-		fd.scratch = open_at(AT_FDCWD, "/.scratch", O_RDONLY | O_DIRECTORY);
 	}
 }
 
@@ -224,10 +223,15 @@ static int64_t cgroup_cpu_ns(void)
 	return (int64_t)read_number(fd.cpu);
 }
 
-void account_started(void)
+void account_started(pid_t pid)
 {
 	if (mode != NONE)
 		before.cpu_ns = cgroup_cpu_ns();
+	/* An ordinary user's run has scratch places of its own, seen through its first process. */
+	if (rootless)
+		snprintf(sampled.scratch, sizeof sampled.scratch, "/proc/%d/root/tmp", (int)pid);
+	else
+		snprintf(sampled.scratch, sizeof sampled.scratch, "/.scratch");
 }
 
 int64_t account_cpu_ns(void)
@@ -286,7 +290,7 @@ static void sample_proc(void)
 	if (proc)
 		closedir(proc);
 	struct statfs scratch;
-	if (!fstatfs(fd.scratch, &scratch))
+	if (!statfs(sampled.scratch, &scratch))
 		bytes += (scratch.f_blocks - scratch.f_bfree) * (uint64_t)scratch.f_bsize;
 	sampled.live_cpu_ns = ticks * (SECOND_NS / sysconf(_SC_CLK_TCK));
 	if (bytes > sampled.peak_bytes)

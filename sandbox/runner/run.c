@@ -144,8 +144,11 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 	bool open[2] = { true, true };
 	for (;;) {
 		account_sample();
+		if (spawn_report->started_ns)
+			start_ns = spawn_report->started_ns;
 		int64_t wall_left = wall_left_ns(start_ns, ended->main);
-		int64_t cpu_left = (int64_t)request.number[CPU_NS] - account_cpu_ns();
+		int64_t cpu_left = (int64_t)request.number[CPU_NS] + spawn_report->setup_cpu_ns -
+				   account_cpu_ns();
 		if (account_over_memory())
 			return LIMIT_MEMORY;
 		if (cpu_left <= 0)
@@ -251,7 +254,9 @@ static void send_outcome(uint32_t id, int limit, const struct ended *ended, int6
 	/* The cgroup's sum is exact; the split between user and system is rusage's. */
 	int64_t user = timeval_ns(&ended->usage.ru_utime), system = timeval_ns(&ended->usage.ru_stime);
 	double share = user + system ? (double)user / (double)(user + system) : 1.0;
-	int64_t cpu = usage->cpu_ns > 0 ? usage->cpu_ns : 0;
+	int64_t cpu = usage->cpu_ns - spawn_report->setup_cpu_ns;
+	if (cpu < 0)
+		cpu = 0;
 	int64_t user_share = (int64_t)((double)cpu * share);
 	put_u64(&at, (uint64_t)cpu);
 	put_u64(&at, (uint64_t)user_share);
@@ -291,8 +296,10 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 		while (stream_drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
 			;
 	struct usage usage = account_end();
-	if (config->rootless && spawn_report->started_ns)
+	if (spawn_report->started_ns)
 		start_ns = spawn_report->started_ns;
+	if (config->rootless && usage.processes > 1)
+		usage.processes--; /* the run's own init */
 	if (limit == LIMIT_NONE && streams[0].written > request.number[OUTPUT_BYTES])
 		limit = LIMIT_OUTPUT;
 	if (limit == LIMIT_NONE && WIFSIGNALED(ended->status) && WTERMSIG(ended->status) == SIGXFSZ)
@@ -341,8 +348,8 @@ static void run(uint32_t id)
 		{ .fd = out[0], .kept_max = request.number[OUTPUT_BYTES] },
 		{ .fd = err[0], .kept_max = request.number[STDERR_BYTES] },
 	};
-	bool writable = request.number[WRITABLE_SUBMISSION] && !config->rootless;
-	if (writable)
+	bool writable = request.number[WRITABLE_SUBMISSION] != 0;
+	if (writable && !config->rootless)
 		files_lend_submission(uid, uid);
 	/* The init of an ordinary user's run counts as a process, too. */
 	account_begin(request.number[MEMORY_BYTES] + request.number[MEMORY_BASELINE_BYTES],

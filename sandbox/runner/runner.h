@@ -33,7 +33,7 @@ int64_t clock_ns(void);
 /* box.c: namespaces, root, devices, capabilities. */
 pid_t box_spawn(const struct config *config, int (*inside)(const struct config *));
 void box_enter(const struct config *config);
-void box_mount_run_view(bool writable_submission);
+void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes);
 void drop_capabilities(void);
 
 /* seccomp.c */
@@ -51,7 +51,7 @@ void account_open(const struct config *config);      /* outside the new root: op
 void account_begin(uint64_t memory_bytes, uint64_t processes);
 int account_enter(void);                             /* in the child; 0 or errno */
 int account_clone_fd(void);                          /* cgroup v2 directory for clone3, or -1 */
-void account_started(void);                          /* the program's own first instruction is near */
+void account_started(pid_t pid);                     /* the program's own first instruction is near */
 int64_t account_cpu_ns(void);                        /* so far */
 bool account_limits_processes(void);                 /* false without cgroups: rlimits must do it */
 bool account_over_memory(void);                      /* as far as account_sample has seen */
@@ -120,7 +120,9 @@ const char *request_decode(const struct frame *frame); /* NULL, or what is wrong
 struct spawn_report { /* what the child tells its parent */
 	int error;               /* errno of the step that failed, 0 if the program was started */
 	char step[64];
-	volatile int64_t started_ns, ended_ns; /* written by the init of an ordinary user's run */
+	/* Written by the init of an ordinary user's run: */
+	volatile int64_t started_ns, ended_ns;
+	volatile int64_t setup_cpu_ns; /* what the init itself used until then */
 	volatile int status;
 };
 extern struct spawn_report *spawn_report;

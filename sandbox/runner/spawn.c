@@ -12,9 +12,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 struct spawn_report *spawn_report;
@@ -50,30 +52,64 @@ void spawn_start(const struct config *given)
 	}
 }
 
+/* Standard input as a file that can be read from its start and not be changed. */
+static int seal_input(int file)
+{
+	int seals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+	if (lseek(file, 0, SEEK_SET) || fcntl(file, F_ADD_SEALS, seals))
+		die("cannot seal standard input");
+	return file;
+}
+
+static int make_input(void)
+{
+	return memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+static int close_failed(int file)
+{
+	int error = errno;
+	close(file);
+	errno = error;
+	return -1;
+}
+
+/* In an ordinary user's box a run owns the file and could open it again to write: it gets a copy. */
+static int copy_input(int file)
+{
+	ssize_t sent;
+	int copy = make_input();
+	if (copy < 0)
+		return -1;
+	while ((sent = sendfile(copy, file, NULL, 1 << 30)) > 0)
+		;
+	return sent < 0 ? close_failed(copy) : seal_input(copy);
+}
+
 int spawn_open_stdin(void)
 {
-	if (request.stdin_path)
-		return files_open_input(request.stdin_path);
+	if (request.stdin_path) {
+		int file = files_open_input(request.stdin_path);
+		if (file < 0 || !config->rootless)
+			return file;
+		int copy = copy_input(file);
+		close_failed(file);
+		return copy;
+	}
 	if (!request.size)
 		return open("/dev/null", O_RDONLY | O_CLOEXEC); /* its flags and locks are the run's own */
-	int file = memfd_create("stdin", MFD_CLOEXEC);
+	int file = make_input();
 	const uint8_t *bytes = request.bytes;
 	for (size_t left = request.size; file >= 0 && left;) {
 		ssize_t written = write(file, bytes, left);
-		if (written < 0 && errno != EINTR) {
-			int error = errno;
-			close(file);
-			errno = error;
-			return -1;
-		}
+		if (written < 0 && errno != EINTR)
+			return close_failed(file);
 		if (written > 0) {
 			bytes += written;
 			left -= (size_t)written;
 		}
 	}
-	if (file >= 0)
-		lseek(file, 0, SEEK_SET);
-	return file;
+	return file < 0 ? file : seal_input(file);
 }
 
 _Noreturn static void fail(const char *step)
@@ -199,7 +235,7 @@ _Noreturn static void be_run_init(int in, int out, int err)
 	if (errno)
 		fail("enter the cgroup");
 	setup_oom_score();
-	box_mount_run_view(request.number[WRITABLE_SUBMISSION] != 0);
+	box_mount_run_view(request.number[WRITABLE_SUBMISSION] != 0, config->scratch_bytes);
 	pid_t child = (pid_t)syscall(SYS_clone, CLONE_VFORK | SIGCHLD, NULL, NULL, NULL, NULL);
 	if (child < 0)
 		fail("start the program");
@@ -209,6 +245,9 @@ _Noreturn static void be_run_init(int in, int out, int err)
 	close_range(0, ~0U, 0);
 	if (spawn_report->error)
 		_exit(127);
+	struct timespec used;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	spawn_report->setup_cpu_ns = used.tv_sec * SECOND_NS + used.tv_nsec;
 	spawn_report->started_ns = clock_ns();
 	int status;
 	pid_t ended;
@@ -236,6 +275,6 @@ pid_t spawn(int in, int out, int err, uid_t uid)
 		be_run_init(in, out, err);
 	if (!child)
 		become_program(in, out, err, uid);
-	account_started();
+	account_started(child);
 	return child;
 }
