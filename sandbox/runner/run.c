@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,9 +38,19 @@ static struct counts {
 	uint64_t resets;
 } counts;
 
+/* What the service's parents ignore is inherited through exec, and no program's business (a shell's
+ * nohup, and make, under which libc's own signal 32 is ignored: hence the bare system call). */
+static void forget_dispositions(void)
+{
+	static const unsigned long by_default[4]; /* the kernel's struct: SIG_DFL, no flags, no mask */
+	for (int number = 1; number <= 64; number++)
+		syscall(SYS_rt_sigaction, number, by_default, NULL, 8);
+}
+
 void run_start(const struct config *given)
 {
 	config = given;
+	forget_dispositions();
 	sigset_t mask;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from box_stage import LIMITS, QUICK, Stage
 from cupel_sandbox.box import SUBMISSION, Limit, Run
+from cupel_sandbox.native import NativeHost
 
 HEADERS = """
     #include <fcntl.h>
@@ -250,3 +252,15 @@ def has_resource_capability() -> bool:
 def test_a_program_cannot_leave_the_first_place_of_the_out_of_memory_killer(stage: Stage) -> None:
     outcome = stage.sh("echo 0 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj")
     assert outcome.stdout == b"1000\n"
+
+
+def test_signals_that_the_service_ignores_are_not_ignored_in_a_run(host: NativeHost) -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        box = host.open_box()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    command = ("/bin/sh", "-c", "while read -r a b; do case $a in SigIgn:) echo $b; esac; done")
+    (outcome,) = box.run([Run((*command[:2], f"{command[2]} </proc/self/status"), limits=LIMITS)])
+    box.close()
+    assert outcome.stdout == b"0" * 16 + b"\n"
