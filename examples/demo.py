@@ -63,7 +63,7 @@ EXPECTED = {
     "endless": Verdict.TLE,
     "sleeper": Verdict.TLE,
     "flood": Verdict.OLE,
-    "fork_bomb": Verdict.TLE,  # its forks fail at the limit of processes, and it tries for ever
+    "fork_bomb": Verdict.RTE,  # it is ended when it goes on forking against its limit
     "broken": Verdict.CE,
     "no_code": Verdict.CE,
 }

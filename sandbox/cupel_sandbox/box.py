@@ -26,6 +26,7 @@ class Limit(IntEnum):
     MEMORY = 3
     OUTPUT = 4
     FILE_SIZE = 5
+    PROCESSES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class RunLimits:
         cpu_s: The tree is killed when its CPU time passes this many seconds.
         wall_s: The same for wall time, less what the program waited for a core.
         memory_bytes: Peak of anonymous and shared memory (tmpfs counts, page cache of files not).
-        processes: Processes and threads at one time.
+        processes: Processes and threads at one time: beyond it forks fail. A tree that goes on
+            forking all the same (1000 times) is killed.
         output_bytes: Killed when standard output passes this; nothing beyond it is kept.
         stderr_bytes: Kept of standard error; the rest is counted and thrown away.
         file_bytes: Largest file that the program may write; what it writes is memory as well.

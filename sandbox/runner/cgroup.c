@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define FAILED_FORKS_MAX 1000
+
 static enum { NONE, V1, V2 } mode;
 static bool rootless;
 
@@ -34,19 +36,21 @@ static struct {
 	char run_name[32];
 	uint64_t run_number;
 	int memory_tasks, pids_tasks, cpuacct_tasks; /* v1: opened once, written by every child */
-	int cpu, limit, peak, current, stat, oom, processes; /* files kept open */
+	int cpu, limit, peak, current, stat, oom, processes, forks; /* files kept open */
 } fd;
 
 static struct {
 	int64_t cpu_ns;                /* when the program started */
 	uint64_t memory_bytes;         /* v1: charged before it, page cache of files not counted */
 	uint64_t oom_kills;
+	uint64_t failed_forks;
 	uint64_t limit_bytes;
 } before;
 
 static struct {
 	int64_t live_cpu_ns, reaped_cpu_ns, seen_cpu_ns;
 	uint64_t peak_bytes, processes;
+	uint64_t failed_forks;
 	bool out_of_memory;
 	char scratch[64];              /* none: the file system whose use counts as memory */
 } sampled;
@@ -153,6 +157,7 @@ static void prepare_v2(void)
 	if (!faccessat(fd.run, "memory.swap.max", W_OK, 0))
 		write_at(fd.run, "memory.swap.max", "0");
 	fd.cpu = open_at(fd.run, "cpu.stat", O_RDONLY);
+	fd.forks = open_at(fd.run, "pids.events", O_RDONLY);
 }
 
 void account_open(const struct config *config)
@@ -177,6 +182,7 @@ void account_open(const struct config *config)
 		fd.stat = open_at(fd.memory, "memory.stat", O_RDONLY);
 		fd.oom = open_at(fd.memory, "memory.oom_control", O_RDONLY);
 		fd.processes = open_at(fd.pids, "pids.current", O_RDONLY);
+		fd.forks = open_at(fd.pids, "pids.events", O_RDONLY);
 		write_at(fd.memory, "memory.swappiness", "0");
 	} else {
 		mode = NONE;
@@ -196,6 +202,7 @@ void account_begin(uint64_t memory_bytes, uint64_t processes)
 		 * kernel gives it back before the limit is met. */
 		before.memory_bytes = minus(read_number(fd.current), file_cache(fd.stat));
 		before.oom_kills = read_key(fd.oom, "oom_kill");
+		before.failed_forks = read_key(fd.forks, "max");
 		write_number(fd.limit, before.memory_bytes + memory_bytes);
 		write_number(fd.peak, 0);
 		write_number_at(fd.pids, "pids.max", processes);
@@ -301,6 +308,8 @@ static void sample_proc(void)
 
 void account_sample(void)
 {
+	if (mode != NONE)
+		sampled.failed_forks = read_key(fd.forks, "max") - before.failed_forks;
 	if (mode == NONE) {
 		sample_proc();
 	} else if (mode == V1) {
@@ -322,9 +331,16 @@ bool account_over_memory(void)
 	return sampled.out_of_memory || (mode == NONE && sampled.peak_bytes > before.limit_bytes);
 }
 
+/* One that goes on forking against its limit fills the kernel with what failed forks leave to be freed
+ * later, which is charged to it: sooner or later, by chance, that is its memory limit. */
+bool account_fork_storm(void)
+{
+	return sampled.failed_forks > FAILED_FORKS_MAX;
+}
+
 int64_t account_sample_ns(void)
 {
-	static const int64_t often[] = { [NONE] = 10, [V1] = 50, [V2] = 1000 };
+	static const int64_t often[] = { [NONE] = 10, [V1] = 20, [V2] = 20 };
 	return often[mode] * 1000 * 1000;
 }
 
@@ -355,6 +371,7 @@ void account_recycle(void)
 	if (mode != V2)
 		return;
 	close(fd.cpu);
+	close(fd.forks);
 	close(fd.run);
 	/* Everything in it is dead and reaped, but the kernel may need a moment to let go. */
 	for (int try = 0; try < 100; try++) {

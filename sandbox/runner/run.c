@@ -160,6 +160,8 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 		int64_t wall_left = wall_left_ns(start_ns, ended->main);
 		int64_t cpu_left = (int64_t)request.number[CPU_NS] + spawn_report->setup_cpu_ns -
 				   account_cpu_ns();
+		if (account_fork_storm())
+			return LIMIT_PROCESSES;
 		if (account_over_memory())
 			return LIMIT_MEMORY;
 		if (cpu_left <= 0)
@@ -306,6 +308,7 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	for (int i = 0; i < 2; i++)
 		while (stream_drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
 			;
+	account_sample();
 	struct usage usage = account_end();
 	if (spawn_report->started_ns)
 		start_ns = spawn_report->started_ns;
@@ -317,7 +320,9 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 		limit = LIMIT_FILE_SIZE;
 	/* A program too large to be loaded at all has met its memory limit as well. */
 	bool too_large = spawn_report->error == ENOMEM;
-	if (limit >= 0 && (usage.out_of_memory || too_large))
+	if (limit >= 0 && account_fork_storm())
+		limit = LIMIT_PROCESSES;
+	else if (limit >= 0 && (usage.out_of_memory || too_large))
 		limit = LIMIT_MEMORY;
 	counts.runs++;
 	counts.cancelled += limit < 0;

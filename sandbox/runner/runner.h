@@ -55,6 +55,7 @@ void account_started(pid_t pid);                     /* the program's own first 
 int64_t account_cpu_ns(void);                        /* so far */
 bool account_limits_processes(void);                 /* false without cgroups: rlimits must do it */
 bool account_over_memory(void);                      /* as far as account_sample has seen */
+bool account_fork_storm(void);                       /* likewise */
 void account_sample(void);
 int64_t account_sample_ns(void);                     /* how often it must be called */
 void account_kill(void);
@@ -141,7 +142,10 @@ enum drained { ENDED, EMPTY, MORE };                 /* ENDED: nobody can write 
 enum drained stream_drain(struct stream *stream);
 
 /* run.c */
-enum limit { LIMIT_NONE, LIMIT_CPU, LIMIT_WALL, LIMIT_MEMORY, LIMIT_OUTPUT, LIMIT_FILE_SIZE };
+enum limit {
+	LIMIT_NONE, LIMIT_CPU, LIMIT_WALL, LIMIT_MEMORY, LIMIT_OUTPUT, LIMIT_FILE_SIZE,
+	LIMIT_PROCESSES,
+};
 void run_start(const struct config *config);
 void run_serve(const struct frame *frame);
 

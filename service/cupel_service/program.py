@@ -259,4 +259,5 @@ _STOPPED = {
     Limit.MEMORY: "The compiler was stopped: it used too much memory.",
     Limit.OUTPUT: "The compiler was stopped: it printed too much.",
     Limit.FILE_SIZE: "The compiler was stopped: it wrote a file that is too large.",
+    Limit.PROCESSES: "The compiler was stopped: it went on starting processes.",
 }
