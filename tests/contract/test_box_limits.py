@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from box_stage import LIMITS, QUICK, Stage
+from box_stage import LIMITS, Stage
 from cupel_sandbox.box import MEBIBYTE, Limit
 
 SPIN = """
