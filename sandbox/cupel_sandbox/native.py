@@ -358,7 +358,7 @@ def _remedy(reason: str) -> str:
         return (
             "Run as root, or allow user namespaces "
             "(sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0; "
-            "in a container: --cap-add SYS_ADMIN, or use --box docker)."
+            "in a container: --cap-add SYS_ADMIN)."
         )
     if "filter" in reason:
         return "The kernel needs CONFIG_SECCOMP_FILTER; or give it up: --allow-degraded=seccomp."

@@ -290,7 +290,7 @@ static void mask_proc(void)
 
 /* Keeps what the runner needs: to become the run's user, to remove and seal what runs left, and to
  * set limits and an out-of-memory score that a run cannot take back. */
-void drop_capabilities(void)
+static void drop_capabilities(void)
 {
 	uint32_t kept = 1U << CAP_CHOWN | 1U << CAP_DAC_OVERRIDE | 1U << CAP_FOWNER | 1U << CAP_KILL |
 			1U << CAP_SETGID | 1U << CAP_SETUID;

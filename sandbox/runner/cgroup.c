@@ -308,11 +308,12 @@ static void sample_proc(void)
 
 void account_sample(void)
 {
-	if (mode != NONE)
-		sampled.failed_forks = read_key(fd.forks, "max") - before.failed_forks;
 	if (mode == NONE) {
 		sample_proc();
-	} else if (mode == V1) {
+		return;
+	}
+	sampled.failed_forks = read_key(fd.forks, "max") - before.failed_forks;
+	if (mode == V1) {
 		uint64_t processes = read_number(fd.processes);
 		if (processes > sampled.processes)
 			sampled.processes = processes;

@@ -34,7 +34,6 @@ int64_t clock_ns(void);
 pid_t box_spawn(const struct config *config, int (*inside)(const struct config *));
 void box_enter(const struct config *config);
 void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes);
-void drop_capabilities(void);
 
 /* seccomp.c */
 enum filter { FILTER_FULL, FILTER_FULL_WITH_CLONE3, FILTER_NO_NAMESPACES };

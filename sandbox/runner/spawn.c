@@ -66,7 +66,8 @@ static int make_input(void)
 	return memfd_create("stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 }
 
-static int close_failed(int file)
+/* Closes without touching errno; returns -1, for a caller that has failed. */
+static int close_quietly(int file)
 {
 	int error = errno;
 	close(file);
@@ -83,7 +84,7 @@ static int copy_input(int file)
 		return -1;
 	while ((sent = sendfile(copy, file, NULL, 1 << 30)) > 0)
 		;
-	return sent < 0 ? close_failed(copy) : seal_input(copy);
+	return sent < 0 ? close_quietly(copy) : seal_input(copy);
 }
 
 int spawn_open_stdin(void)
@@ -93,7 +94,7 @@ int spawn_open_stdin(void)
 		if (file < 0 || !config->rootless)
 			return file;
 		int copy = copy_input(file);
-		close_failed(file);
+		close_quietly(file);
 		return copy;
 	}
 	if (!request.size)
@@ -103,7 +104,7 @@ int spawn_open_stdin(void)
 	for (size_t left = request.size; file >= 0 && left;) {
 		ssize_t written = write(file, bytes, left);
 		if (written < 0 && errno != EINTR)
-			return close_failed(file);
+			return close_quietly(file);
 		if (written > 0) {
 			bytes += written;
 			left -= (size_t)written;
