@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cupel.schema import Judgement
-from cupel_service.dispatcher import Batch
 from cupel_service.errors import Stopping
+from cupel_service.queue.contract import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -77,13 +77,13 @@ async def _dropped_on_disconnect(batch: Batch, receive: Receive) -> AsyncIterato
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        batch.cancel()
+        batch.leave()
 
     watching = asyncio.create_task(watch())
     try:
         yield
     finally:
-        batch.cancel()  # nothing is left of it unless this task itself was cancelled or failed
+        batch.leave()  # nothing is left of it unless this task itself was cancelled or failed
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching

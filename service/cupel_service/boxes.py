@@ -45,6 +45,10 @@ class Pool(Protocol):
     def facts(self) -> Facts:
         """What the boxes are, once it has started."""
 
+    @property
+    def toolchains(self) -> Sequence[Toolchain]:
+        """The compilers and interpreters inside the boxes, once it has started."""
+
     def start(self) -> None:
         """Makes the boxes.
 

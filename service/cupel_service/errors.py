@@ -5,7 +5,8 @@ ServiceError
 ├── ProblemUnknown        no problem is registered under this id
 ├── InvalidRequest        a request's body does not mean anything (requests.py)
 ├── RequestTooLarge       its body has too many bytes (requests.py)
-├── RequestExceedsQueue   it holds more submissions than the queue ever does (dispatcher.py)
+├── RequestExceedsQueue   it holds more submissions than the queue ever does (queue/contract.py)
+├── KeyReused             an Idempotency-Key came before, with another request (queue/contract.py)
 ├── QueueFull             as much waits and runs as was allowed; come back later
 ├── Stopping              the service is shutting down and takes nothing new
 ├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy

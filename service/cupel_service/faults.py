@@ -9,7 +9,7 @@ def frames_of(error: BaseException) -> str:
     """The innermost frames of an exception, without its message, which may quote secrets.
 
     Returns:
-        Such as `judge.py:88 judge < dispatcher.py:240 _work`.
+        Such as `judge.py:88 judge < embedded.py:240 _work`.
     """
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return " < ".join(

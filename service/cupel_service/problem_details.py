@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from cupel.schema import ProblemDetails
 from cupel_service.data_folder import StoreFull
-from cupel_service.dispatcher import RequestExceedsQueue
 from cupel_service.errors import (
     LanguageUnavailable,
     ProblemUnknown,
@@ -21,6 +20,7 @@ from cupel_service.errors import (
     ServiceError,
     Stopping,
 )
+from cupel_service.queue.contract import RequestExceedsQueue
 from cupel_service.requests import InvalidRequest, RequestTooLarge, explain_errors
 
 MEDIA_TYPE = "application/problem+json"

@@ -18,8 +18,8 @@ from cupel.schema import (
 )
 from cupel_service.answers import NDJSON, JudgementLines, judgements_in_order
 from cupel_service.app_state import runtime_of
-from cupel_service.dispatcher import Assignment
 from cupel_service.openapi import answer, body, example_completion, example_problem, faults
+from cupel_service.queue.contract import Admission, Assignment
 from cupel_service.requests import InvalidRequest, read_document, read_submissions
 from cupel_service.rewards import needs_every_test, reward
 
@@ -60,7 +60,7 @@ async def judge_submissions(request: Request) -> Response:
     """
     runtime = runtime_of(request)
     assignments = await runtime.assign(await read_submissions(request))
-    batch = runtime.dispatcher.submit(assignments)
+    batch = await runtime.dispatcher.submit(Admission(assignments))
     if NDJSON in request.headers.get("accept", ""):
         return JudgementLines(batch)
     judgements = await judgements_in_order(batch, request.receive)
@@ -97,7 +97,7 @@ async def reward_completions(request: Request) -> Response:
     assignments = await runtime.assign(_submissions(document, list(specs.values())))
     for name, spec in specs.items():
         _check_weights(name, spec, assignments)
-    batch = runtime.dispatcher.submit(assignments)
+    batch = await runtime.dispatcher.submit(Admission(assignments))
     judgements = await judgements_in_order(batch, request.receive)
     answered = RewardsResponse(
         rewards=tuple(reward(judgement, document.reward) for judgement in judgements),

@@ -28,12 +28,13 @@ from cupel_sandbox.toolchains import Toolchain
 from cupel_service.baseline import measure_baselines
 from cupel_service.boxes import Facts, Pool
 from cupel_service.data_folder import DataFolder
-from cupel_service.dispatcher import Assignment, Dispatcher, InProcessDispatcher
 from cupel_service.errors import CannotServe, LanguageUnavailable, StoreFailed
 from cupel_service.host import physical_cores, warnings_of
 from cupel_service.judge import judge
 from cupel_service.languages import LanguageSetup, setup_languages
 from cupel_service.program import Slot
+from cupel_service.queue.contract import Assignment, Dispatcher
+from cupel_service.queue.embedded import InProcessDispatcher
 from cupel_service.requests import InvalidRequest
 from cupel_service.settings import Settings
 from cupel_service.store import ProblemStore

@@ -60,7 +60,43 @@ class Settings(BaseSettings):
     memory_factors: Annotated[dict[Language, Factor], NoDecode] = Field(
         default_factory=dict, description="Multiplies memory limits per language; likewise."
     )
-    box: Literal["native"] = Field("native", description="Kind of box that programs run in.")
+    box: Literal["native", "docker"] = Field(
+        "native", description="Kind of box that programs run in: native, or docker."
+    )
+    docker_image: str = Field(
+        "cupel-sandbox", min_length=1, description="Image of docker boxes; `make image` builds it."
+    )
+    docker_runtime: str | None = Field(
+        None, description="Container runtime of docker boxes, such as runsc; default: Docker's own."
+    )
+    queue: str | None = Field(
+        None, description="redis:// URL of a cluster's queue; by default this process is the queue."
+    )
+    queue_prefix: str = Field(
+        "cupel", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every key in Redis."
+    )
+    store: str | None = Field(
+        None,
+        description="URL of a cluster's problem store (file://, s3://); default: data_dir.",
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder of a worker's copy of test data; default: $XDG_CACHE_HOME/cupel."
+    )
+    cache_bytes: int = Field(
+        4096 * MEBIBYTE, ge=0, description="Test data that a worker keeps in cache_dir, in bytes."
+    )
+    lease_s: float = Field(
+        5.0,
+        ge=0.2,
+        le=300,
+        description="A worker silent for so many seconds is taken for dead.",
+    )
+    abandoned_s: float = Field(
+        60.0, ge=0, le=86400, description="Work whose client is gone for so long is dropped."
+    )
+    results_kept_s: float = Field(
+        600.0, ge=0, le=86400, description="How long finished judgements can be asked for again."
+    )
     stop_grace_s: float = Field(
         10.0, ge=0, le=3600, description="How long a stop waits for what runs, in seconds."
     )

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from cupel_service.app import create_app
 from cupel_service.app_state import app_runtime
-from cupel_service.dispatcher import Dispatcher
+from cupel_service.queue.contract import Dispatcher
 from cupel_service.settings import Settings
 
 LOOPBACK = "http://127.0.0.1:8400"

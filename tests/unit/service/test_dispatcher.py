@@ -10,9 +10,10 @@ import pytest
 from fake_boxes import FakePool, echo_problem
 
 from cupel.schema import FailureClass, Judgement, Problem, Submission, Verdict
-from cupel_service.dispatcher import Assignment, Batch, InProcessDispatcher, RequestExceedsQueue
 from cupel_service.errors import QueueFull, Stopping
 from cupel_service.program import Slot
+from cupel_service.queue.contract import Admission, Assignment, Batch, RequestExceedsQueue
+from cupel_service.queue.embedded import InProcessDispatcher
 from cupel_service.suite import prepare
 
 SUITE = prepare(Problem.model_validate(echo_problem()))
@@ -93,7 +94,9 @@ def test_every_submission_of_a_request_is_judged_once() -> None:
     async def scenario() -> None:
         async with dispatching(Judge(), slots=3, capacity=500) as dispatcher:
             names = [str(number) for number in range(500)]
-            assert sorted(await ids(dispatcher.submit(assignments(*names)))) == sorted(names)
+            assert sorted(
+                await ids(await dispatcher.submit(Admission(assignments(*names))))
+            ) == sorted(names)
 
     run(scenario)
 
@@ -101,7 +104,7 @@ def test_every_submission_of_a_request_is_judged_once() -> None:
 def test_indices_are_places_in_the_request() -> None:
     async def scenario() -> None:
         async with dispatching(Judge(), slots=2) as dispatcher:
-            batch = dispatcher.submit(assignments("a", "b", "c"))
+            batch = await dispatcher.submit(Admission(assignments("a", "b", "c")))
             places = {each.index: each.judgement.id async for bunch in batch for each in bunch}
             assert places == {0: "a", 1: "b", 2: "c"}
 
@@ -112,16 +115,20 @@ def test_a_full_queue_takes_nothing_of_a_request_and_says_when_to_come_back() ->
     async def scenario() -> None:
         judge = Judge()
         async with dispatching(judge, capacity=3) as dispatcher:
-            first = dispatcher.submit(assignments("wait", "b"))
+            first = await dispatcher.submit(Admission(assignments("wait", "b")))
             with pytest.raises(QueueFull) as caught:
-                dispatcher.submit(assignments("c", "d"))
+                await dispatcher.submit(Admission(assignments("c", "d")))
             assert 1 <= caught.value.retry_after_s <= 60
-            second = dispatcher.submit(assignments("e"))
+            second = await dispatcher.submit(Admission(assignments("e")))
             judge.gate.set()
             assert await ids(first) == ["wait", "b"]
             assert await ids(second) == ["e"]
             assert sorted(judge.order) == ["b", "e", "wait"]
-            assert await ids(dispatcher.submit(assignments("c", "d", "f"))) == ["c", "d", "f"]
+            assert await ids(await dispatcher.submit(Admission(assignments("c", "d", "f")))) == [
+                "c",
+                "d",
+                "f",
+            ]
 
     run(scenario)
 
@@ -130,7 +137,7 @@ def test_a_request_larger_than_the_queue_is_told_to_split() -> None:
     async def scenario() -> None:
         async with dispatching(Judge(), capacity=2) as dispatcher:
             with pytest.raises(RequestExceedsQueue, match="split"):
-                dispatcher.submit(assignments("a", "b", "c"))
+                await dispatcher.submit(Admission(assignments("a", "b", "c")))
 
     run(scenario)
 
@@ -139,9 +146,9 @@ def test_a_small_request_is_not_stuck_behind_a_large_one() -> None:
     async def scenario() -> None:
         judge = Judge()
         async with dispatching(judge) as dispatcher:
-            large = dispatcher.submit(assignments("wait", "a", "b", "c"))
+            large = await dispatcher.submit(Admission(assignments("wait", "a", "b", "c")))
             await judge.has_started()
-            small = dispatcher.submit(assignments("x"))
+            small = await dispatcher.submit(Admission(assignments("x")))
             judge.gate.set()
             await ids(large)
             await ids(small)
@@ -154,11 +161,11 @@ def test_cancelling_drops_what_has_not_started_and_frees_its_room() -> None:
     async def scenario() -> None:
         judge = Judge()
         async with dispatching(judge, capacity=4) as dispatcher:
-            batch = dispatcher.submit(assignments("wait", "a", "b", "c"))
+            batch = await dispatcher.submit(Admission(assignments("wait", "a", "b", "c")))
             await judge.has_started()
-            batch.cancel()
-            batch.cancel()
-            other = dispatcher.submit(assignments("x", "y", "z"))
+            batch.leave()
+            batch.leave()
+            other = await dispatcher.submit(Admission(assignments("x", "y", "z")))
             judge.gate.set()
             assert await ids(other) == ["x", "y", "z"]
             assert judge.order == ["wait", "x", "y", "z"]
@@ -171,7 +178,7 @@ def test_a_defect_in_judging_is_a_judging_error_and_its_text_is_not_logged(
 ) -> None:
     async def scenario() -> None:
         async with dispatching(Judge()) as dispatcher:
-            batch = dispatcher.submit(assignments("fail", "b"))
+            batch = await dispatcher.submit(Admission(assignments("fail", "b")))
             verdicts = [each.judgement.verdict async for bunch in batch for each in bunch]
             assert verdicts == [Verdict.JE, Verdict.AC]
 
@@ -185,15 +192,15 @@ def test_a_stop_finishes_what_runs_and_returns_what_waits() -> None:
     async def scenario() -> None:
         judge = Judge()
         async with dispatching(judge) as dispatcher:
-            batch = dispatcher.submit(assignments("wait", "b"))
-            waiting = dispatcher.submit(assignments("c"))
+            batch = await dispatcher.submit(Admission(assignments("wait", "b")))
+            waiting = await dispatcher.submit(Admission(assignments("c")))
             await judge.has_started()
             stop = asyncio.create_task(dispatcher.stop(60))
             with pytest.raises(Stopping):
                 await ids(waiting)
             assert dispatcher.stopping
             with pytest.raises(Stopping):
-                dispatcher.submit(assignments("d"))
+                await dispatcher.submit(Admission(assignments("d")))
             judge.gate.set()
             bunches = aiter(batch)
             assert [each.judgement.id for each in await anext(bunches)] == ["wait"]
@@ -208,7 +215,7 @@ def test_a_stop_interrupts_what_outlasts_its_grace_and_gives_no_verdict() -> Non
     async def scenario() -> None:
         judge = Judge()
         async with dispatching(judge) as dispatcher:
-            batch = dispatcher.submit(assignments("wait"))
+            batch = await dispatcher.submit(Admission(assignments("wait")))
             await judge.has_started()
             await dispatcher.stop(0)
             with pytest.raises(Stopping):
@@ -220,7 +227,9 @@ def test_a_stop_interrupts_what_outlasts_its_grace_and_gives_no_verdict() -> Non
 def test_results_of_a_request_arrive_in_bunches_in_order_of_completion() -> None:
     async def scenario() -> Sequence[int]:
         async with dispatching(Judge(), capacity=1000) as dispatcher:
-            batch = dispatcher.submit(assignments(*(str(number) for number in range(1000))))
+            batch = await dispatcher.submit(
+                Admission(assignments(*(str(number) for number in range(1000))))
+            )
             return [each.index async for bunch in batch for each in bunch]
 
     assert asyncio.run(scenario()) == list(range(1000))
@@ -234,7 +243,7 @@ def test_a_stop_gives_up_a_thread_that_does_not_come_back() -> None:
         dispatcher = InProcessDispatcher(
             pool.slots, judge, judgement_of, capacity=1, interrupt=lambda: None
         )
-        batch = dispatcher.submit(assignments("wait"))
+        batch = await dispatcher.submit(Admission(assignments("wait")))
         await judge.has_started()
         await dispatcher.stop(0)
         with pytest.raises(Stopping):

@@ -14,92 +14,24 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from threading import Condition, Lock, Thread
-from typing import Protocol
 
-from cupel.schema import Judgement, Submission
-from cupel_service.errors import QueueFull, ServiceError, Stopping
+from cupel.schema import Judgement
+from cupel_service.errors import QueueFull, Stopping
 from cupel_service.faults import frames_of
 from cupel_service.program import Slot
-from cupel_service.suite import Suite
+from cupel_service.queue.contract import (
+    Admission,
+    Assignment,
+    Batch,
+    Finished,
+    RequestExceedsQueue,
+)
 
 _log = logging.getLogger(__name__)
 
 _INTERRUPTED_WAIT_S = 5.0
 _STOPPING = "the service is stopping: send what has no judgement again"
-
-
-class RequestExceedsQueue(ServiceError):
-    """The request holds more submissions than the queue ever does."""
-
-    def __init__(self, submissions: int, capacity: int) -> None:
-        super().__init__(
-            f"{submissions} submissions in one request, but the queue holds {capacity}: "
-            "split the request, or raise CUPEL_QUEUE_CAPACITY"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One submission with all that judging it takes.
-
-    Args:
-        submission: What to judge.
-        submission_id: The client's id, or a generated one.
-        problem_id: The registered problem's id; None for an inline one.
-        suite: The problem's tests, prepared.
-    """
-
-    submission: Submission
-    submission_id: str
-    problem_id: str | None
-    suite: Suite
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A judgement, and where in its request the submission stood."""
-
-    index: int
-    judgement: Judgement
-
-
-class Batch(Protocol):
-    """The submissions of one admitted request."""
-
-    def __aiter__(self) -> AsyncIterator[Sequence[Finished]]:
-        """Yields judgements in the order in which they are finished, as many as there are.
-
-        Raises:
-            Stopping: At the end, if some were dropped and will not be judged.
-        """
-
-    def cancel(self) -> None:
-        """Drops what has not started. Idempotent."""
-
-
-class Dispatcher(Protocol):
-    """Where admitted submissions wait and are judged."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether nothing is admitted any more."""
-
-    def submit(self, assignments: Sequence[Assignment]) -> Batch:
-        """Admits all of a request's submissions or none; to be called on the event loop.
-
-        Raises:
-            QueueFull: There is no room now.
-            RequestExceedsQueue: There never is.
-            Stopping: The service is about to end.
-        """
-
-    async def stop(self, grace_s: float) -> None:
-        """Admits nothing more, drops what waits, and lets what runs finish for a while."""
-
-    def interrupt(self) -> None:
-        """Ends at once what runs; its submissions count as not judged."""
 
 
 class _LocalBatch:
@@ -156,7 +88,7 @@ class _LocalBatch:
         if self._dropped:
             raise Stopping(_STOPPING)
 
-    def cancel(self) -> None:
+    def leave(self) -> None:
         self._cancel(self)
 
 
@@ -203,8 +135,9 @@ class InProcessDispatcher:
         """Whether nothing is admitted any more."""
         return self._stopping
 
-    def submit(self, assignments: Sequence[Assignment]) -> Batch:
+    async def submit(self, admission: Admission) -> Batch:
         """Admits all of a request's submissions or none; to be called on the event loop."""
+        assignments = admission.assignments
         if len(assignments) > self._capacity:
             raise RequestExceedsQueue(len(assignments), self._capacity)
         batch = _LocalBatch(assignments, self._withdraw)
