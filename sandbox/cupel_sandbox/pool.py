@@ -8,6 +8,7 @@ import threading
 
 from cupel_sandbox.errors import BoxLost, SandboxError
 from cupel_sandbox.native import BoxFacts, NativeBox, NativeBoxConfig, NativeHost
+from cupel_sandbox.toolchains import Toolchain
 
 _log = logging.getLogger(__name__)
 
@@ -67,13 +68,17 @@ class Pool:
         config: How the boxes are built.
         slots: How many programs may run at one time; more than the physical cores makes the times
             of programs depend on each other.
+        toolchains: The compilers and interpreters that the boxes show.
     """
 
-    def __init__(self, config: NativeBoxConfig, slots: int) -> None:
+    def __init__(
+        self, config: NativeBoxConfig, slots: int, toolchains: tuple[Toolchain, ...] = ()
+    ) -> None:
         if slots < 1:
             raise ValueError("a pool needs at least one slot")
         self._config = config
         self._count = slots
+        self._toolchains = toolchains
         self._host: NativeHost | None = None
         self._slots: tuple[Slot, ...] = ()
 
@@ -81,6 +86,11 @@ class Pool:
     def slots(self) -> tuple[Slot, ...]:
         """The slots, once the pool has started."""
         return self._slots
+
+    @property
+    def toolchains(self) -> tuple[Toolchain, ...]:
+        """The compilers and interpreters inside the boxes."""
+        return self._toolchains
 
     @property
     def facts(self) -> BoxFacts:

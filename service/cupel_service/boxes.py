@@ -77,4 +77,4 @@ def native_pool(settings: Settings, slots: int, toolchains: Iterable[Toolchain])
 
     mounts = tuple(sorted({mount for toolchain in toolchains for mount in toolchain.mounts}))
     config = NativeBoxConfig(allow_degraded=settings.allow_degraded, mounts=mounts)
-    return NativePool(config, slots)
+    return NativePool(config, slots, tuple(toolchains))
