@@ -7,6 +7,7 @@ ServiceError
 ├── RequestTooLarge       its body has too many bytes (requests.py)
 ├── RequestExceedsQueue   it holds more submissions than the queue ever does (queue/contract.py)
 ├── KeyReused             an Idempotency-Key came before, with another request (queue/contract.py)
+├── QueueUnreachable      the cluster's queue cannot be reached now (queue/contract.py)
 ├── QueueFull             as much waits and runs as was allowed; come back later
 ├── Stopping              the service is shutting down and takes nothing new
 ├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy

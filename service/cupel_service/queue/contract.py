@@ -31,6 +31,19 @@ class KeyReused(ServiceError):
         )
 
 
+class QueueUnreachable(ServiceError):
+    """The queue cannot be reached now; what it had accepted is safe there.
+
+    Args:
+        message: What was tried, and what to do.
+        retry_after_s: When to try again, in whole seconds from now.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """One submission with all that judging it takes.
@@ -83,6 +96,7 @@ class Batch(Protocol):
 
         Raises:
             Stopping: At the end, if some were dropped and will not be judged.
+            QueueUnreachable: The rest cannot be had now.
         """
 
     def leave(self) -> None:
@@ -100,18 +114,34 @@ class Dispatcher(Protocol):
     def stopping(self) -> bool:
         """Whether nothing is admitted any more."""
 
+    async def attach(self, key: str, digest: str) -> Batch | None:
+        """Finds what was admitted under a key; to be called on the event loop.
+
+        It needs no assignments, so a request that comes again is answered also when its problems
+        were deleted meanwhile, and without preparing them anew.
+
+        Returns:
+            The batch: what there is, and what is still to come. None if the key is not known.
+
+        Raises:
+            KeyReused: The key stands for another request.
+            Stopping: The service is about to end, before all of it is judged.
+            QueueUnreachable: Nobody can tell now.
+        """
+
     async def submit(self, admission: Admission) -> Batch:
         """Admits all of a request's submissions or none; to be called on the event loop.
 
         What is admitted under a key is on disk (or in Redis) before this returns, and is judged
         exactly once however often a process is killed. A key that is known already is not admitted
-        again: its batch yields what there is and what is still to come.
+        again: this attaches to its batch.
 
         Raises:
             QueueFull: There is no room now.
             RequestExceedsQueue: There never is.
             KeyReused: The key stands for another request.
             Stopping: The service is about to end.
+            QueueUnreachable: Nothing can be admitted now.
         """
 
     async def stop(self, grace_s: float) -> None:
