@@ -447,13 +447,23 @@ class Info(Response):
     """What this service runs on: for operators, and for the record of an experiment."""
 
     version: str
-    box: str
+    box: str = Field(description="Kind of boxes: `native`, `docker`; of a cluster, its workers'.")
+    runtime: str = Field(
+        "", description="Docker runtime of the boxes (`runc`, `runsc`), or `none`."
+    )
+    image: str = Field("", description="Image that docker boxes are made from.")
     cgroup: str = Field(description="`v1`, `v2`, or `none` if given up by name.")
+    accounting: str = Field(
+        "",
+        description="How memory is counted: by the kernel (`cgroup`) or the runner (`sampled`).",
+    )
     seccomp: bool
-    user: Literal["root", "ordinary"]
-    slots: int
+    user: str = Field(description="Whose rights the boxes were made with: `root` or `ordinary`.")
+    slots: int = Field(description="Boxes that run at one time; of a cluster, of all live workers.")
     physical_cores: int
+    queue: Literal["embedded", "redis"] = "embedded"
     queue_capacity: int = Field(description="Submissions that may wait or run at one time.")
+    workers: int = Field(1, description="Processes with boxes that are alive.")
     toolchains: tuple[ToolchainInfo, ...]
     degraded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from cupel_sandbox.toolchains import Toolchain, find_toolchains
 from cupel_service import routes_judgements, routes_operations, routes_problems
 from cupel_service.app_state import set_runtime
-from cupel_service.boxes import Pool, native_pool
-from cupel_service.host import physical_cores
+from cupel_service.boxes import Pool, make_pool
+from cupel_service.embedded_service import embedded_service
 from cupel_service.middleware import BodyLimit, FaultBoundary, Keys, LocalOnly
 from cupel_service.openapi import DocumentedApi
 from cupel_service.problem_details import answer_errors
-from cupel_service.runtime import running
 from cupel_service.settings import Settings
 
 _DESCRIPTION = (
@@ -25,15 +23,12 @@ _DESCRIPTION = (
 )
 
 
-def create_app(
-    settings: Settings, pool: Pool | None = None, toolchains: Sequence[Toolchain] | None = None
-) -> FastAPI:
+def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     """Makes the application; boxes, store and queue live from its lifespan's start to its end.
 
     Args:
-        settings: The service's settings.
-        pool: Its boxes, not yet started; by default native ones.
-        toolchains: Compilers and interpreters; by default what this host has.
+        settings: The service's settings. With a queue in Redis the app has no boxes of its own.
+        pool: Its boxes, not yet started; by default those that the settings choose.
 
     Returns:
         The application. Its lifespan raises CannotServe where the service cannot start.
@@ -41,10 +36,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        found = find_toolchains() if toolchains is None else tuple(toolchains)
-        slots = settings.slots or physical_cores()
-        boxes = native_pool(settings, slots, found) if pool is None else pool
-        async with running(settings, boxes, found) as runtime:
+        boxes = pool or make_pool(settings)
+        async with embedded_service(settings, boxes) as runtime:
             set_runtime(app, runtime)
             yield
         set_runtime(app, None)

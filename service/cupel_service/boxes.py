@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
-from cupel_sandbox.toolchains import Toolchain
+from cupel_sandbox.toolchains import Toolchain, find_toolchains
+from cupel_service.host import physical_cores
 from cupel_service.program import Slot
 from cupel_service.settings import Settings
 
@@ -61,6 +62,11 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Ends all boxes. Idempotent; never raises."""
+
+
+def make_pool(settings: Settings) -> Pool:
+    """The pool of boxes that the settings choose, not yet started."""
+    return native_pool(settings, settings.slots or physical_cores(), find_toolchains())
 
 
 def native_pool(settings: Settings, slots: int, toolchains: Iterable[Toolchain]) -> Pool:

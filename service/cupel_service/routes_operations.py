@@ -31,6 +31,8 @@ async def readyz(request: Request) -> Response:
         health = Health(status="starting", reason="boxes are being made")
     elif runtime.dispatcher.stopping:
         health = Health(status="stopping", reason="running submissions are being finished")
+    elif runtime.obstacle:
+        health = Health(status="starting", reason=runtime.obstacle)
     else:
         health = Health(status="ok")
     ready = health.status == "ok"

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from cupel_service.app import create_app
 from cupel_service.app_state import app_runtime
 from cupel_service.boxes import Pool
+from cupel_service.capabilities import boxes_of
 from cupel_service.errors import CannotServe
 from cupel_service.settings import Settings, explain
 
@@ -173,7 +174,7 @@ class _Server(uvicorn.Server):
             info = runtime.info
             sys.stdout.write(
                 f"cupel: ready on {_url(sockets[0])} "
-                f"(slots {info.slots}, {info.box} boxes, cgroup {info.cgroup})\n"
+                f"(slots {info.slots}, {boxes_of(info)}, cgroup {info.cgroup})\n"
             )
             sys.stdout.flush()
 

@@ -37,6 +37,7 @@ class FakeFacts:
 class FakePool:
     count: int = 1
     facts: FakeFacts = FakeFacts()
+    toolchains: Sequence[Toolchain] = PYTHON_ONLY
     cannot_start: CannotStart | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fake_boxes import PYTHON_ONLY, FakePool
+from fake_boxes import FakePool
 from fastapi import FastAPI
 
 from cupel_service.app import create_app
@@ -46,7 +46,7 @@ async def service(
 ) -> AsyncIterator[Service]:
     settings = Settings.model_validate({"data_dir": folder, "stop_grace_s": 60.0, **fields})
     pool = pool or FakePool()
-    app = create_app(settings, pool, PYTHON_ONLY)
+    app = create_app(settings, pool)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=LOOPBACK) as client:

@@ -282,7 +282,7 @@ def test_interpreters_are_measured_when_empty_and_compilers_are_not() -> None:
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_service_that_cannot_start_says_why_and_what_to_do(tmp_path: Path, locked: bool) -> None:
     pool = FakePool(cannot_start=CannotStart("no user namespaces", "Allow them with sysctl"))
-    app = create_app(Settings(data_dir=tmp_path), pool, PYTHON_ONLY)
+    app = create_app(Settings(data_dir=tmp_path), pool)
 
     async def start() -> None:
         async with app.router.lifespan_context(app):
@@ -303,7 +303,7 @@ def test_a_service_that_cannot_start_says_why_and_what_to_do(tmp_path: Path, loc
 
 def test_an_app_that_does_not_run_answers_503(tmp_path: Path) -> None:
     async def scenario(service: Service) -> None:
-        outside = create_app(Settings(data_dir=tmp_path), FakePool(), PYTHON_ONLY)
+        outside = create_app(Settings(data_dir=tmp_path), FakePool())
         assert app_runtime(outside) is None
         service.client._transport.app = outside  # type: ignore[attr-defined]  # the same client, an app not started
         assert (await service.client.get("/healthz")).status_code == 200

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import schemathesis
 import uvicorn
-from fake_boxes import PYTHON_ONLY, FakePool
+from fake_boxes import FakePool
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from cupel_service.app import create_app
 from cupel_service.settings import Settings
 
-document = create_app(Settings(), FakePool(), PYTHON_ONLY).openapi()
+document = create_app(Settings(), FakePool()).openapi()
 api = schemathesis.openapi.from_dict(document)
 
 
@@ -33,7 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("data")
     pool = FakePool(2)
     pool.gate.set()
-    app = create_app(Settings(data_dir=folder), pool, PYTHON_ONLY)
+    app = create_app(Settings(data_dir=folder), pool)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
