@@ -1,4 +1,4 @@
-"""The data folder: one service at a time, private to its user, files whole or absent."""
+"""A folder of data: held by one service or shared by agreement, private, files whole or absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cupel_service.errors import CannotServe, StoreFailed
 TEMPORARY_PREFIX = ".tmp-"
 """Names of files that are being written; no problem's id and no digest begins with a dot."""
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when there is no room."""
 
 
 class StoreFull(StoreFailed):
@@ -23,16 +24,17 @@ class StoreFull(StoreFailed):
 
 
 class DataFolder:
-    """A folder that this process holds alone until it is closed, or until it ends in any way.
+    """A folder that this process holds until it is closed, or until it ends in any way.
 
     Args:
         path: Where it is; made with its parents if absent.
+        shared: Others may hold it too, if they share it as well; else this process holds it alone.
 
     Raises:
         CannotServe: Another process holds it, or it cannot be made or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,14 +43,16 @@ class DataFolder:
         except OSError as error:
             raise _unusable(path, error) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._file, how | fcntl.LOCK_NB)
             self._sign()
         except BlockingIOError as error:
             with self._file:
                 holder = self._holder()
             raise CannotServe(
                 f"data folder {path} is in use by another service (process {holder})",
-                "Stop that one, or choose another folder with --data-dir or CUPEL_DATA_DIR",
+                "Stop that one, or choose another folder with --data-dir or CUPEL_DATA_DIR"
+                + (", or with CUPEL_STORE" if shared else ""),
             ) from error
         except OSError as error:
             self._file.close()
@@ -79,12 +83,13 @@ class DataFolder:
         self.close()
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Writes a file so that a crash at any moment leaves the old one, the new one, or none.
 
     Args:
         path: Where it goes; its folder must exist.
         content: All of it.
+        durable: It survives a power failure from now on.
 
     Raises:
         OSError: It could not be written; nothing is left of it.
@@ -95,12 +100,14 @@ def write_whole(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -110,19 +117,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def store_failed(path: Path, error: OSError) -> StoreFailed:
-    """Turns a system error of the running store into one that says what the operator can do."""
-    if error.errno in _DISK_FULL:
-        return StoreFull(
-            f"no room left in {path} ({error.strerror}); nothing was changed. "
-            "Free space there, or move the data folder with CUPEL_DATA_DIR, and send it again"
-        )
-    return StoreFailed(
-        f"data folder {path} cannot be used ({error.strerror or error}); nothing was changed. "
-        "Check its owner, its permissions and the disk"
-    )
 
 
 def _unusable(path: Path, error: OSError) -> CannotServe:

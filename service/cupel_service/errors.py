@@ -12,8 +12,10 @@ ServiceError
 ├── Stopping              the service is shutting down and takes nothing new
 ├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy
 ├── StoreFailed           the problem store cannot be read or written
-│   ├── StoreFull         the disk is full (data_folder.py)
-│   └── ProblemDamaged    a stored problem is not what was stored (store.py)
+│   ├── StoreFull         there is no room for more (data_folder.py)
+│   ├── StoreDenied       these credentials may not do that (storage.py)
+│   ├── StoreUnreachable  it cannot be used now; the same may work later (storage.py)
+│   └── ProblemDamaged    a stored problem is not what was stored (stored_suite.py)
 └── JudgingError          a submission cannot be judged for a reason of our own: becomes JE
 """
 

@@ -45,7 +45,7 @@ async def put_problem(problem_id: ProblemId, request: Request) -> Response:
 )
 async def get_problem(problem_id: ProblemId, request: Request) -> Response:
     """Answers everything but the hidden tests."""
-    summary = runtime_of(request).store.summary(problem_id)
+    summary = await asyncio.to_thread(runtime_of(request).store.summary, problem_id)
     return Response(summary.model_dump_json(), media_type="application/json")
 
 
@@ -68,5 +68,5 @@ async def delete_problem(problem_id: ProblemId, request: Request) -> Response:
 )
 async def list_problems(request: Request) -> Response:
     """Answers what may be read of every problem, by id."""
-    problems = ProblemList(problems=runtime_of(request).store.summaries())
+    problems = ProblemList(problems=await asyncio.to_thread(runtime_of(request).store.summaries))
     return Response(problems.model_dump_json(), media_type="application/json")

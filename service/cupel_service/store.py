@@ -1,40 +1,45 @@
 """The problem store: content-addressed blobs, and a small manifest per problem.
 
-Layout below the data folder:
+Layout of its storage:
 
     problems/<id>.json     manifest: what may be read of the problem, and its content's digest
     blobs/<xx>/<digest>    content: the whole problem with its hidden tests, as JSON
 
+and, where several services share it:
+
+    store.json             says that this is a store: a volume that is not mounted lacks it
+    released/<digest>      when that content was last put again or let go, in Unix seconds
+
 A blob is written before the manifest that names it and removed after the last one that did, so a
-crash at any moment leaves whole problems only, and at worst a blob that the next start removes.
+crash at any moment leaves whole problems only, and at worst a blob that a later start removes.
+
+One service alone knows all that is judged: it removes a blob with the last manifest that names it.
+Services that share a store do not know what others judge: there, content stays for a day after
+nothing names it, which is longer than anything waits in a queue.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from cupel.schema import Problem, ProblemSummary
-from cupel_service.data_folder import TEMPORARY_PREFIX, store_failed, write_whole
-from cupel_service.errors import ProblemUnknown, StoreFailed
+from cupel_service.data_folder import DataFolder
+from cupel_service.errors import CannotServe, ProblemUnknown, StoreFailed
+from cupel_service.manifests import PROBLEMS, Manifest, Manifests
+from cupel_service.storage import Storage, is_temporary, local_path, open_storage, set_mark
+from cupel_service.stored_suite import BLOBS, ProblemDamaged, SuiteMemory, blob_name, parse_suite
 from cupel_service.suite import Suite, prepare
 
 _log = logging.getLogger(__name__)
 
-
-class ProblemDamaged(StoreFailed):
-    """A registered problem's content is missing or altered on disk."""
-
-    def __init__(self, problem_id: str) -> None:
-        super().__init__(
-            f"problem {problem_id!r} is damaged on disk: its content does not match its digest. "
-            "Register it again"
-        )
+RELEASED = "released"
+UNUSED_KEPT_S = 86400.0
+"""How long a shared store keeps content that no manifest names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,39 +55,36 @@ class Stored:
     created: bool
 
 
-class Manifest(BaseModel):
-    """The small file of a problem: everything but its tests."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    version: int = 1
-    summary: ProblemSummary
-
-
 class ProblemStore:
-    """Problems on disk, with the most recently used test suites in memory. Thread-safe.
+    """Problems in a storage, with the most recently used test suites in memory. Thread-safe.
 
     Args:
-        folder: The data folder; the caller holds its lock.
+        storage: Where they are; unless it is shared, the caller holds its lock.
         cache_bytes: Content of prepared suites to keep in memory.
+        shared: Other services use the same storage at the same time.
+        now_s: The clock by which unused content ages, in Unix seconds.
 
     Raises:
-        StoreFailed: The folder cannot be read or written.
+        StoreFailed: The storage cannot be read or written.
     """
 
-    def __init__(self, folder: Path, cache_bytes: int) -> None:
-        self._problems = folder / "problems"
-        self._blobs = folder / "blobs"
-        self._lock = Lock()
-        self._manifests: dict[str, Manifest] = {}
-        self._cache = _SuiteCache(cache_bytes)
-        try:
-            self._problems.mkdir(mode=0o700, exist_ok=True)
-            self._blobs.mkdir(mode=0o700, exist_ok=True)
-            self._remove_temporaries()
-            self._read_manifests()
-        except OSError as error:
-            raise store_failed(folder, error) from error
+    def __init__(
+        self,
+        storage: Storage,
+        cache_bytes: int,
+        *,
+        shared: bool = False,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._storage = storage
+        self._shared = shared
+        self._now_s = now_s
+        self._changing = Lock()  # one put or delete at a time in this process
+        self._manifests = Manifests(storage, shared=shared)
+        self._cache = SuiteMemory(cache_bytes)
+        if shared:
+            set_mark(storage)
+        self._remove_unused()
 
     def put(self, problem_id: str, problem: Problem) -> Stored:
         """Registers a problem, or replaces the one of that id as a whole.
@@ -96,68 +98,73 @@ class ProblemStore:
 
         Raises:
             StoreFull: No room; the problem is as it was before.
-            StoreFailed: The disk refused for another reason; likewise.
+            StoreFailed: The storage refused for another reason; likewise.
         """
         suite = prepare(problem)
         digest = suite.digest
         manifest = Manifest(summary=_summary(problem_id, problem, suite))
-        with self._lock:
-            known = self._manifests.get(problem_id)
-            if known is None or known.summary.digest != digest or not self._blob(digest).exists():
-                self._write(manifest, problem)
-                self._manifests[problem_id] = manifest
-                if known is not None:
-                    self._drop_unreferenced(known.summary.digest)
+        with self._changing:
+            known = self._manifests.latest(problem_id)
+            if (
+                known is None
+                or known.summary.digest != digest
+                or not self._storage.exists(blob_name(digest))
+            ):
+                self._write(manifest, problem, known)
         self._cache.add(suite)
         return Stored(manifest.summary, created=known is None)
 
     def summary(self, problem_id: str) -> ProblemSummary:
-        """What may be read of a problem.
+        """What may be read of a problem; waits for the storage if that is shared.
 
         Raises:
             ProblemUnknown: No such problem.
+            StoreFailed: The storage cannot be read.
         """
         return self._manifest(problem_id).summary
 
     def summaries(self) -> tuple[ProblemSummary, ...]:
-        """All problems, by id."""
-        with self._lock:
-            return tuple(self._manifests[key].summary for key in sorted(self._manifests))
+        """All problems, by id; waits for the storage if that is shared.
+
+        Raises:
+            StoreFailed: The storage cannot be read.
+        """
+        found = (manifest.summary for manifest in self._manifests.all())
+        return tuple(sorted(found, key=lambda summary: summary.id))
 
     def cached_suite(self, problem_id: str) -> Suite | None:
-        """A problem's suite if it is in memory: never waits for the disk.
+        """A problem's suite if it is in memory: never waits for the storage.
 
         Raises:
-            ProblemUnknown: No such problem.
+            ProblemUnknown: No such problem, as far as that is known without waiting.
         """
-        return self._cache.get(self._manifest(problem_id).summary.digest)
+        manifest = self._manifests.remembered(problem_id)
+        if manifest is not None:
+            return self._cache.get(manifest.summary.digest)
+        if self._shared:
+            return None
+        raise ProblemUnknown(problem_id)
 
     def suite(self, problem_id: str) -> Suite:
-        """A problem's suite, from memory or from disk.
+        """A problem's suite, from memory or from the storage.
 
         Raises:
             ProblemUnknown: No such problem.
-            ProblemDamaged: Its content on disk is not what was put.
-            StoreFailed: The disk cannot be read.
+            ProblemDamaged: Its content is not what was put.
+            StoreFailed: The storage cannot be read.
         """
-        manifest = self._manifest(problem_id)
-        digest = manifest.summary.digest
+        digest = self._manifest(problem_id).summary.digest
         cached = self._cache.get(digest)
         if cached is not None:
             return cached
-        try:
-            content = self._blob(digest).read_bytes()
-        except FileNotFoundError as error:
-            if self._manifest(problem_id).summary.digest != digest:
-                return self.suite(problem_id)  # replaced meanwhile
-            raise ProblemDamaged(problem_id) from error
-        except OSError as error:
-            raise store_failed(self._blobs, error) from error
-        try:
-            suite = prepare(Problem.model_validate_json(content))
-        except ValidationError:
-            raise ProblemDamaged(problem_id) from None  # its text would quote hidden tests
-        if suite.digest != digest:
+        content = self._storage.read(blob_name(digest))
+        if content is None:
+            latest = self._manifests.latest(problem_id)
+            if latest is None or latest.summary.digest != digest:
+                return self.suite(problem_id)  # deleted or replaced meanwhile
+            raise ProblemDamaged(problem_id)
+        suite = parse_suite(content, digest)
+        if suite is None:
             raise ProblemDamaged(problem_id)
         self._cache.add(suite)
         return suite
@@ -167,109 +174,104 @@ class ProblemStore:
 
         Raises:
             ProblemUnknown: No such problem.
-            StoreFailed: The disk refused; the problem is still there.
+            StoreFailed: The storage refused; the problem is still there.
         """
-        with self._lock:
-            if problem_id not in self._manifests:
+        with self._changing:
+            known = self._manifests.latest(problem_id)
+            if known is None:
                 raise ProblemUnknown(problem_id)
-            try:
-                self._manifest_path(problem_id).unlink(missing_ok=True)
-            except OSError as error:
-                raise store_failed(self._problems, error) from error
-            gone = self._manifests.pop(problem_id)
-            self._drop_unreferenced(gone.summary.digest)
+            digest = known.summary.digest
+            self._release(digest)
+            self._manifests.delete(problem_id)
+            self._drop_unreferenced(digest)
 
     def _manifest(self, problem_id: str) -> Manifest:
-        with self._lock:
-            found = self._manifests.get(problem_id)
+        found = self._manifests.remembered(problem_id) or self._manifests.latest(problem_id)
         if found is None:
             raise ProblemUnknown(problem_id)
         return found
 
-    def _write(self, manifest: Manifest, problem: Problem) -> None:
-        blob = self._blob(manifest.summary.digest)
+    def _write(self, manifest: Manifest, problem: Problem, replaced: Manifest | None) -> None:
+        digest = manifest.summary.digest
+        blob = blob_name(digest)
+        content = problem.model_dump_json().encode()
         try:
-            blob.parent.mkdir(mode=0o700, exist_ok=True)
-            if not blob.exists():
-                write_whole(blob, problem.model_dump_json().encode())
-            write_whole(
-                self._manifest_path(manifest.summary.id), manifest.model_dump_json().encode()
-            )
-        except OSError as error:
-            self._drop_unreferenced(manifest.summary.digest)
-            raise store_failed(self._problems.parent, error) from error
+            if replaced is not None:
+                self._release(replaced.summary.digest)
+            if self._storage.exists(blob):
+                self._release(digest)  # else another's start may remove it now, unused for long
+            else:
+                self._storage.write(blob, content)
+            self._manifests.write(manifest)
+            if self._shared and not self._storage.exists(blob):
+                self._storage.write(blob, content)  # that start was under way already
+        except StoreFailed:
+            self._drop_unreferenced(digest)
+            raise
+        if replaced is not None:
+            self._drop_unreferenced(replaced.summary.digest)
 
     def _drop_unreferenced(self, digest: str) -> None:
-        if any(known.summary.digest == digest for known in self._manifests.values()):
+        if self._shared or any(each.summary.digest == digest for each in self._manifests.all()):
             return
         self._cache.drop(digest)
         try:
-            self._blob(digest).unlink(missing_ok=True)
-        except OSError as error:
+            self._storage.delete(blob_name(digest))
+        except StoreFailed as error:
             # It is only unused space, and the next start tries again.
-            _log.warning("store: cannot remove blob %s: %s", digest, error.strerror)
+            _log.warning("store: cannot remove blob %s: %s", digest, error)
 
-    def _remove_temporaries(self) -> None:
-        for folder in (self._problems, *self._blobs.iterdir()):
-            for left in folder.glob(TEMPORARY_PREFIX + "*"):
-                left.unlink()
+    def _remove_unused(self) -> None:
+        # Content is listed before manifests: what is put meanwhile is not taken for unused.
+        names = [
+            name for folder in (BLOBS, RELEASED, PROBLEMS) for name in self._storage.names(folder)
+        ]
+        listing = self._manifests.read_all()
+        wanted = {manifest.summary.digest for manifest in listing.manifests}
+        for name in names:
+            unreferenced = name.startswith(BLOBS) and _last_part(name) not in wanted
+            # A blob may belong to an unreadable manifest that a person can still mend.
+            if is_temporary(name) or (unreferenced and not listing.unreadable):
+                self._remove_if_old(name)
 
-    def _read_manifests(self) -> None:
-        unreadable = 0
-        for path in sorted(self._problems.glob("*.json")):
-            manifest = _read_manifest(path)
-            if manifest is None:
-                unreadable += 1
-                _log.error("store: %s is not a manifest: register that problem again", path)
-            else:
-                self._manifests[manifest.summary.id] = manifest
-        if not unreadable:  # else a blob may belong to a manifest that a person can still mend
-            self._remove_unreferenced()
+    def _remove_if_old(self, name: str) -> None:
+        if not self._shared:
+            self._storage.delete(name)
+            return
+        key = _last_part(name).lstrip(".")  # the release of a temporary file is none itself
+        released_s = _parse_time(self._storage.read(f"{RELEASED}/{key}"))
+        if released_s is None:
+            self._release(key)  # its writer died, or is at it just now
+        elif self._now_s() - released_s > UNUSED_KEPT_S:
+            self._storage.delete(name)
+            self._storage.delete(f"{RELEASED}/{key}")
 
-    def _remove_unreferenced(self) -> None:
-        wanted = {known.summary.digest for known in self._manifests.values()}
-        for blob in self._blobs.glob("??/*"):
-            if blob.name not in wanted:
-                blob.unlink()
-
-    def _manifest_path(self, problem_id: str) -> Path:
-        return self._problems / f"{problem_id}.json"
-
-    def _blob(self, digest: str) -> Path:
-        return self._blobs / digest[:2] / digest
+    def _release(self, key: str) -> None:
+        """Notes in a shared storage that something is kept for a day from now, used or not."""
+        if self._shared:
+            self._storage.write(f"{RELEASED}/{key}", f"{self._now_s():.0f}\n".encode())
 
 
-class _SuiteCache:
-    """Prepared suites by digest; the least recently used leave when their bytes exceed a bound."""
+@contextmanager
+def shared_store(url: str, cache_bytes: int) -> Iterator[ProblemStore]:
+    """Opens a store that any number of services use at the same time.
 
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity_bytes = capacity_bytes
-        self._used_bytes = 0
-        self._suites: OrderedDict[str, Suite] = OrderedDict()
-        self._lock = Lock()
+    Args:
+        url: As `open_storage` takes it.
+        cache_bytes: Content of prepared suites to keep in memory.
 
-    def get(self, digest: str) -> Suite | None:
-        with self._lock:
-            suite = self._suites.get(digest)
-            if suite is not None:
-                self._suites.move_to_end(digest)
-            return suite
-
-    def add(self, suite: Suite) -> None:
-        with self._lock:
-            if suite.digest in self._suites or suite.data_bytes > self._capacity_bytes:
-                return
-            self._suites[suite.digest] = suite
-            self._used_bytes += suite.data_bytes
-            while self._used_bytes > self._capacity_bytes:
-                _, oldest = self._suites.popitem(last=False)
-                self._used_bytes -= oldest.data_bytes
-
-    def drop(self, digest: str) -> None:
-        with self._lock:
-            suite = self._suites.pop(digest, None)
-            if suite is not None:
-                self._used_bytes -= suite.data_bytes
+    Raises:
+        CannotServe: It cannot be opened, or an embedded service holds it; says what to do.
+    """
+    storage = open_storage(url)
+    path = local_path(url)
+    # On a file system of this machine, an embedded service must not hold the same folder.
+    with nullcontext() if path is None else DataFolder(path, shared=True):
+        try:
+            store = ProblemStore(storage, cache_bytes, shared=True)
+        except StoreFailed as error:
+            raise CannotServe(str(error), "Or choose another place with CUPEL_STORE") from error
+        yield store
 
 
 def _summary(problem_id: str, problem: Problem, suite: Suite) -> ProblemSummary:
@@ -284,9 +286,12 @@ def _summary(problem_id: str, problem: Problem, suite: Suite) -> ProblemSummary:
     )
 
 
-def _read_manifest(path: Path) -> Manifest | None:
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _parse_time(content: bytes | None) -> float | None:
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except ValidationError:
+        return None if content is None else float(content)
+    except ValueError:
         return None
-    return manifest if manifest.summary.id == path.stem else None

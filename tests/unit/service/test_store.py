@@ -13,7 +13,9 @@ from fake_boxes import echo_problem
 from cupel.schema import Problem
 from cupel_service.data_folder import TEMPORARY_PREFIX, DataFolder, StoreFull
 from cupel_service.errors import CannotServe, ProblemUnknown
-from cupel_service.store import ProblemDamaged, ProblemStore
+from cupel_service.storage import LocalFolder
+from cupel_service.store import ProblemStore
+from cupel_service.stored_suite import ProblemDamaged
 
 CACHE_BYTES = 1024 * 1024
 
@@ -23,7 +25,7 @@ def problem(tests: int = 2, **fields: object) -> Problem:
 
 
 def opened(folder: Path, cache_bytes: int = CACHE_BYTES) -> ProblemStore:
-    return ProblemStore(folder, cache_bytes)
+    return ProblemStore(LocalFolder(folder), cache_bytes)
 
 
 def files(folder: Path, pattern: str = "*") -> list[Path]:
@@ -99,8 +101,9 @@ def test_a_crash_before_the_rename_leaves_no_half_problem(tmp_path: Path) -> Non
 import os, sys
 from pathlib import Path
 from cupel.schema import Problem
+from cupel_service.storage import LocalFolder
 from cupel_service.store import ProblemStore
-store = ProblemStore(Path(sys.argv[1]), 0)
+store = ProblemStore(LocalFolder(Path(sys.argv[1])), 0)
 Path.rename = lambda self, target: os._exit(9)  # the process dies between the write and the rename
 store.put("p", Problem.model_validate_json(sys.argv[2]))
 """
@@ -132,8 +135,9 @@ import resource, sys
 from pathlib import Path
 from cupel.schema import Problem
 from cupel_service.data_folder import StoreFull
+from cupel_service.storage import LocalFolder
 from cupel_service.store import ProblemStore
-store = ProblemStore(Path(sys.argv[1]), 0)
+store = ProblemStore(LocalFolder(Path(sys.argv[1])), 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 large = Problem.model_validate({"tests": [{"name": "t", "input": "x" * 100000, "output": ""}]})
 for name in ("p", "new"):
