@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from cupel_service import routes_judgements, routes_operations, routes_problems
+from cupel_service.api_keys import read_api_keys
 from cupel_service.app_state import set_runtime
 from cupel_service.boxes import Pool, make_pool
 from cupel_service.embedded_service import embedded_service
@@ -32,6 +33,9 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 
     Returns:
         The application. Its lifespan raises CannotServe where the service cannot start.
+
+    Raises:
+        CannotServe: The file of API keys cannot be used.
     """
 
     @asynccontextmanager
@@ -54,8 +58,9 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
     answer_errors(app)
     # Added last is met first: a request passes from the bottom of this list to its top.
     app.add_middleware(BodyLimit, bytes_max=settings.request_bytes_max)
-    if settings.api_keys:
-        app.add_middleware(Keys, keys=[key.get_secret_value() for key in settings.api_keys])
+    keys = read_api_keys(settings)
+    if keys:
+        app.add_middleware(Keys, keys=keys)
     else:
         app.add_middleware(LocalOnly)
     app.add_middleware(FaultBoundary)

@@ -5,29 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import math
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from cupel_service.app import create_app
 from cupel_service.app_state import app_runtime
 from cupel_service.boxes import Pool
 from cupel_service.capabilities import boxes_of
+from cupel_service.command import (
+    AllowDegradedOption,
+    BoxOption,
+    DataDirOption,
+    QueueOption,
+    SlotsOption,
+    StoreOption,
+    read_settings,
+    refuse,
+)
 from cupel_service.errors import CannotServe
-from cupel_service.settings import Settings, explain
+from cupel_service.settings import Settings
 
-_CANNOT_SERVE = 2
+_CANNOT = "cannot serve"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -36,48 +43,37 @@ def serve(
         str | None, typer.Option(help="Address to listen on; beyond loopback a key is needed.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes any free one.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the problem store; one service at a time.")
-    ] = None,
-    slots: Annotated[
-        int | None, typer.Option(help="Boxes that run at one time; default: physical cores.")
-    ] = None,
-    allow_degraded: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Isolation layers that may be missing, such as cgroup (commas, repeats)."
-        ),
-    ] = None,
+    data_dir: DataDirOption = None,
+    slots: SlotsOption = None,
+    box: BoxOption = None,
+    queue: QueueOption = None,
+    store: StoreOption = None,
+    allow_degraded: AllowDegradedOption = None,
 ) -> None:
-    """Start the service. What is not given here comes from CUPEL_* variables, else by default."""
-    given = {
-        "host": host,
-        "port": port,
-        "data_dir": data_dir,
-        "slots": slots,
-        "allow_degraded": ",".join(allow_degraded) if allow_degraded else None,
-    }
-    try:
-        settings = Settings.model_validate(
-            {name: value for name, value in given.items() if value is not None}
-        )
-    except ValidationError as error:
-        _refuse(explain(error))
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    """Start the service. What is not given here comes from CUPEL_* variables, else by default.
+
+    With --queue it has no boxes of its own: `cupel worker` judges, on any number of machines.
+    """
+    settings = read_settings(
+        {
+            "host": host,
+            "port": port,
+            "data_dir": data_dir,
+            "slots": slots,
+            "box": box,
+            "queue": queue,
+            "store": store,
+            "allow_degraded": allow_degraded,
+        },
+        _CANNOT,
     )
     try:
         with listening_socket(settings) as listener:
             asyncio.run(run_service(settings, listener))
     except CannotServe as error:
-        _refuse(str(error))
+        refuse(_CANNOT, str(error))
     except asyncio.CancelledError:
         raise typer.Exit from None  # told to stop before it was ready
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"cupel: cannot serve: {message}", err=True)
-    raise typer.Exit(_CANNOT_SERVE)
 
 
 def listening_socket(settings: Settings) -> socket.socket:

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[frozenset[SecretStr], NoDecode] = Field(
         frozenset(), description="Keys that clients must show; needed beyond loopback."
     )
+    api_keys_file: Path | None = Field(
+        None, description="File with one such key per line, read at start; adds to api_keys."
+    )
     allow_degraded: Annotated[frozenset[str], NoDecode] = Field(
         frozenset(), description="Isolation layers that may be missing, such as cgroup or seccomp."
     )
@@ -70,13 +73,16 @@ class Settings(BaseSettings):
         None, description="Container runtime of docker boxes, such as runsc; default: Docker's own."
     )
     queue: str | None = Field(
-        None, description="redis:// URL of a cluster's queue; by default this process is the queue."
+        None,
+        repr=False,  # it may hold a password
+        description="redis:// URL of a cluster's queue; by default this process is the queue.",
     )
     queue_prefix: str = Field(
         "cupel", pattern=r"^[A-Za-z0-9._-]+$", description="First part of every key in Redis."
     )
     store: str | None = Field(
         None,
+        repr=False,
         description="URL of a cluster's problem store (file://, s3://); default: data_dir.",
     )
     cache_dir: Path | None = Field(
@@ -133,13 +139,39 @@ class Settings(BaseSettings):
     def _home_is_expanded(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("queue")
+    @classmethod
+    def _queue_is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write a URL of Redis, for example redis://127.0.0.1:6379/0")
+        return value
+
+    @model_validator(mode="after")
+    def _runtime_is_of_docker(self) -> Self:
+        # Else somebody believes that programs run below gVisor, and they do not.
+        if self.docker_runtime is not None and self.box != "docker":
+            raise ValueError(
+                f"CUPEL_DOCKER_RUNTIME is for docker boxes, but these are {self.box} ones: "
+                "set CUPEL_BOX=docker (--box docker) as well, or leave the runtime out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _store_is_of_a_cluster(self) -> Self:
+        if self.store is not None and self.queue is None:
+            raise ValueError(
+                "CUPEL_STORE is the shared problem store of a cluster: "
+                "name its queue too (CUPEL_QUEUE), or use CUPEL_DATA_DIR alone"
+            )
+        return self
+
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> Self:
-        if not self.api_keys and not is_loopback(self.host):
+        if not self.api_keys and self.api_keys_file is None and not is_loopback(self.host):
             raise ValueError(
                 f"refusing to listen on {self.host} without an API key: anyone who reaches it "
-                "could run programs here. Set CUPEL_API_KEYS (openssl rand -hex 32 makes a key), "
-                "or listen on 127.0.0.1"
+                "could run programs here. Set CUPEL_API_KEYS (openssl rand -hex 32 makes a key) "
+                "or CUPEL_API_KEYS_FILE, or listen on 127.0.0.1"
             )
         return self
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from cupel.schema import Language
+from cupel_service.api_keys import read_api_keys
+from cupel_service.errors import CannotServe
 from cupel_service.settings import Settings, explain, is_loopback
 
 SECRET = "a-key-that-must-not-be-shown"  # noqa: S105 (not one of anything)
@@ -63,6 +65,9 @@ def test_loopback_needs_no_key(host: str) -> None:
         ("TIME_FACTORS", "cobol=2"),
         ("MEMORY_FACTORS", "python=0"),
         ("BOX", "cardboard"),
+        ("QUEUE", "http://127.0.0.1:6379"),
+        ("QUEUE_PREFIX", "two words"),
+        ("LEASE_S", "0"),
         ("LOG_LEVEL", "loud"),
     ],
 )
@@ -82,6 +87,49 @@ def test_errors_and_representations_show_no_key(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert SECRET not in explain(caught.value) + str(caught.value)
+
+
+def test_a_file_of_keys_is_a_key(tmp_path: Path) -> None:
+    assert Settings(host="192.0.2.1", api_keys_file=tmp_path / "keys").host == "192.0.2.1"
+
+
+def test_keys_come_from_settings_and_file_alike(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(" first \n\nsecond\n")
+    both = Settings(api_keys=frozenset({SecretStr("third")}), api_keys_file=file)
+    assert read_api_keys(both) == ("first", "second", "third")
+    assert read_api_keys(Settings()) == ()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe" + SECRET.encode()])
+def test_a_file_without_a_key_is_refused_with_a_remedy(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(CannotServe) as caught:
+        read_api_keys(Settings(api_keys_file=file))
+    assert str(file) in caught.value.reason
+    assert caught.value.remedy
+    assert SECRET not in str(caught.value)
+
+
+def test_a_runtime_of_docker_without_docker_boxes_is_refused() -> None:
+    with pytest.raises(ValidationError, match="CUPEL_BOX=docker"):
+        Settings(docker_runtime="runsc")
+    assert Settings(docker_runtime="runsc", box="docker").docker_runtime == "runsc"
+
+
+def test_a_shared_store_without_a_queue_is_refused() -> None:
+    with pytest.raises(ValidationError, match="CUPEL_QUEUE"):
+        Settings(store="s3://bucket/problems")
+    assert Settings(store="s3://bucket/problems", queue="redis://127.0.0.1").store
+
+
+def test_representations_show_no_password_of_the_queue() -> None:
+    settings = Settings(queue=f"redis://:{SECRET}@127.0.0.1:6379/0")
+    assert SECRET not in repr(settings)
 
 
 def test_an_unknown_setting_is_refused() -> None:
