@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NoReturn
 
 import pytest
 from hypothesis import settings
 
 from box_stage import MOUNTS, TOOLCHAINS, Compiler, Stage
 from cupel_sandbox.box import Box
+from cupel_sandbox.docker_boxes import DockerHost
 from cupel_sandbox.errors import CannotStart
-from cupel_sandbox.native import NativeBox, NativeBoxConfig, NativeHost
+from cupel_sandbox.native import NativeBoxConfig, NativeHost
+from docker_stage import do_without, docker_hosts
 
 # No example is timed: these machines are busy. In CI every run tries the same examples.
 settings.register_profile("cupel", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -31,26 +32,32 @@ def host() -> Iterator[NativeHost]:
     try:
         host = NativeHost(NativeBoxConfig(mounts=MOUNTS))
     except CannotStart as cannot:
-        _do_without(cannot)
+        do_without(cannot)
     try:
         host.open_box().close()
         yield host
     except CannotStart as cannot:
-        _do_without(cannot)
+        do_without(cannot)
     finally:
         host.close()
 
 
-def _do_without(cannot: CannotStart) -> NoReturn:
-    if os.environ.get("CI"):
-        raise cannot
-    pytest.skip(f"no native boxes here: {cannot}")
+@pytest.fixture(scope="session")
+def docker_host() -> Iterator[DockerHost]:
+    """Docker boxes of the engine's default runtime."""
+    yield from docker_hosts(None)
+
+
+@pytest.fixture(scope="session")
+def runsc_host() -> Iterator[DockerHost]:
+    """Docker boxes under gVisor."""
+    yield from docker_hosts("runsc")
 
 
 @pytest.fixture
 def box(host: NativeHost) -> Iterator[Box]:
     """A fresh box."""
-    box: NativeBox = host.open_box()
+    box = host.open_box()
     yield box
     box.close()
 

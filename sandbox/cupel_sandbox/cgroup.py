@@ -1,28 +1,29 @@
 """The cgroup directories of one service: found, made, handed to boxes, and removed.
 
-    <parent>/cupel-<pid>-<start>-<i>/box-<n>            v1: once per controller
-    <parent>/cupel-<pid>-<start>-<i>/box-<n>/run-<k>    v2: the runner makes one per run
+    <parent>/cupel-<pid>-<random>/box-<n>            v1: once per controller
+    <parent>/cupel-<pid>-<random>/box-<n>/run-<k>    v2: the runner makes one per run
 
-The name tells whose it is, so that what a killed service left behind is recognised and removed.
+Their owner holds a lock on them for as long as it lives, so that what a killed service left behind
+is recognised and removed, also by one in another container, where process ids mean nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import fcntl
 import os
-import re
+import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cupel_sandbox.errors import CannotStart
 
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
-_NAME = re.compile(r"cupel-(\d+)-(\d+)-\d+")
-_numbers = itertools.count()  # a process may have several hosts at one time
+_LOCK_TRIES = 10
 _GIVE_UP = (
     "or give the layer up by name: --allow-degraded=cgroup (memory and CPU are then only sampled)"
 )
@@ -35,10 +36,12 @@ class CgroupTree:
     Args:
         version: 1 or 2.
         bases: One directory per controller (v1) or one (v2), keyed by the runner's option name.
+        locks: Descriptors that hold them.
     """
 
     version: int
     bases: tuple[tuple[str, Path], ...]
+    locks: list[int] = field(default_factory=list)
 
     @property
     def directories(self) -> tuple[Path, ...]:
@@ -72,19 +75,25 @@ class CgroupTree:
         """Removes everything. The boxes must have ended."""
         for base in self.directories:
             remove_cgroup(base)
+        while self.locks:
+            os.close(self.locks.pop())
 
 
-def open_cgroups() -> CgroupTree:
+def open_cgroups(*, top: bool = False) -> CgroupTree:
     """Finds where this process may make cgroups, removes what dead services left, makes its own.
+
+    Args:
+        top: At the top of the hierarchy, where the host's container engine finds the same path,
+            rather than below this process's own cgroup.
 
     Raises:
         CannotStart: There is no such place; says why and what to do.
     """
     mounts = _read_mounts()
-    parents = _find_v2(mounts) or _find_v1(mounts)
+    parents = _find_v2(mounts) or _find_v1(mounts, top=top)
     if not parents:
         raise _cannot("this host shows no cgroup hierarchy with the memory and pids controllers")
-    name = f"cupel-{os.getpid()}-{_start_time(os.getpid())}-{next(_numbers)}"
+    name = f"cupel-{os.getpid()}-{secrets.token_hex(8)}"
     version = 2 if parents[0][0] == "cgroup2" else 1
     tree = CgroupTree(version, tuple((key, parent / name) for key, parent in parents))
     for _, parent in parents:
@@ -93,7 +102,7 @@ def open_cgroups() -> CgroupTree:
         if version == 2:
             _delegate(parents[0][1])
         for directory in tree.directories:
-            directory.mkdir(exist_ok=True)
+            tree.locks.append(_make_locked(directory))
             if version == 2:
                 (directory / "cgroup.subtree_control").write_text("+memory +pids")
     except OSError as error:
@@ -102,6 +111,35 @@ def open_cgroups() -> CgroupTree:
             f"cannot make cgroups below {parents[0][1]}: {error.strerror}",
         ) from error
     return tree
+
+
+def start_janitor(runner: Path, tree: CgroupTree) -> subprocess.Popen[bytes]:
+    """Starts the process that removes a tree when this one has ended, however it ends."""
+    return subprocess.Popen(
+        [str(runner), "janitor", *map(str, tree.directories)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _make_locked(directory: Path) -> int:
+    """Makes a directory and takes its lock; returns the descriptor that holds it.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    for _ in range(_LOCK_TRIES):
+        directory.mkdir(exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            # Another service's sweep may have come between, and taken it for abandoned.
+            if directory.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)
+    raise FileNotFoundError(2, "it was removed again and again", str(directory))
 
 
 def _cannot(reason: str) -> CannotStart:
@@ -154,8 +192,10 @@ def _find_v2(mounts: Sequence[tuple[str, str, Path, frozenset[str]]]) -> list[tu
     return []
 
 
-def _find_v1(mounts: Sequence[tuple[str, str, Path, frozenset[str]]]) -> list[tuple[str, Path]]:
-    own = _own_cgroups()
+def _find_v1(
+    mounts: Sequence[tuple[str, str, Path, frozenset[str]]], *, top: bool
+) -> list[tuple[str, Path]]:
+    own = {} if top else _own_cgroups()
     parents = []
     for controller in _V1_CONTROLLERS:
         for kind, root, mount, options in mounts:
@@ -193,21 +233,20 @@ def _delegate(parent: Path) -> None:
         control.write_text("+memory +pids")
 
 
-def _start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
-
-
 def _sweep(parent: Path) -> None:
     """Removes what services that are no longer there have left."""
-    for directory in parent.glob("cupel-*-*-*"):
-        match = _NAME.fullmatch(directory.name)
-        if match and _start_time(int(match[1])) != int(match[2]):
+    for directory in parent.glob("cupel-*-*"):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_cgroup(directory)
+        except BlockingIOError:
+            pass  # its owner lives
+        finally:
+            os.close(descriptor)
 
 
 def remove_cgroup(directory: Path, patience_s: float = 5.0) -> None:

@@ -28,7 +28,16 @@ class CannotStart(SandboxError):
 
 
 class BoxLost(SandboxError):
-    """The box has died; what was running in it has no outcome and must be run again elsewhere."""
+    """The box has died; what was running in it has no outcome and must be run again elsewhere.
+
+    Args:
+        reason: What is known of its end.
+        by_host: It was ended from outside its box, so no program can have done it.
+    """
+
+    def __init__(self, reason: str, *, by_host: bool = False) -> None:
+        super().__init__(reason)
+        self.by_host = by_host
 
 
 class BoxRefused(SandboxError):

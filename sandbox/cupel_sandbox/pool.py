@@ -5,36 +5,76 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
 
-from cupel_sandbox.errors import BoxLost, SandboxError
-from cupel_sandbox.native import BoxFacts, NativeBox, NativeBoxConfig, NativeHost
+from cupel_sandbox.box import Box
+from cupel_sandbox.errors import BoxLost, CannotStart, SandboxError
+from cupel_sandbox.facts import BoxFacts
+from cupel_sandbox.runner_box import RunnerBox
 from cupel_sandbox.toolchains import Toolchain
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE_S = 60.0  # an engine that is being restarted comes back
+_RETRY_S = 0.5
+
+
+class Host(Protocol):
+    """Where boxes come from."""
+
+    @property
+    def facts(self) -> BoxFacts:
+        """What is in force for its boxes."""
+
+    def open_box(self) -> RunnerBox:
+        """Builds a new box.
+
+        Raises:
+            CannotStart: It cannot be had now; says why and what to do.
+        """
+
+    def find_toolchains(self, box: Box) -> tuple[Toolchain, ...]:
+        """The compilers and interpreters inside its boxes, of which `box` is one."""
+
+    def close(self) -> None:
+        """Removes what belongs to it. The boxes must be closed. Idempotent."""
 
 
 class Slot:
     """One place for one program at a time. Used by one thread; `interrupt` may come from any."""
 
-    def __init__(self, host: NativeHost) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self._guard = threading.Lock()
         self._interrupted = False
         self._box = host.open_box()
 
     @property
-    def box(self) -> NativeBox:
+    def box(self) -> RunnerBox:
         """The box that is there now; after a BoxLost, call `replace` first."""
         return self._box
 
     def replace(self) -> None:
-        """Destroys the box and builds a new one.
+        """Destroys the box and builds a new one, trying again for a while.
 
         Raises:
             CannotStart: The host does not give a new box.
             SandboxError: The pool is stopping.
         """
         self._box.close()
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._open()
+            except CannotStart as cannot:
+                if time.monotonic() > deadline:
+                    raise
+                _log.warning("a lost box cannot be replaced yet: %s", cannot)
+            time.sleep(_RETRY_S)
+
+    def _open(self) -> None:
         with self._guard:
             if self._interrupted:
                 raise SandboxError("the pool is stopping; its boxes are not replaced")
@@ -65,22 +105,19 @@ class Pool:
     """All slots of a service.
 
     Args:
-        config: How the boxes are built.
+        open_host: Makes the host of the boxes; raises CannotStart where there can be none.
         slots: How many programs may run at one time; more than the physical cores makes the times
             of programs depend on each other.
-        toolchains: The compilers and interpreters that the boxes show.
     """
 
-    def __init__(
-        self, config: NativeBoxConfig, slots: int, toolchains: tuple[Toolchain, ...] = ()
-    ) -> None:
+    def __init__(self, open_host: Callable[[], Host], slots: int) -> None:
         if slots < 1:
             raise ValueError("a pool needs at least one slot")
-        self._config = config
+        self._open_host = open_host
         self._count = slots
-        self._toolchains = toolchains
-        self._host: NativeHost | None = None
+        self._host: Host | None = None
         self._slots: tuple[Slot, ...] = ()
+        self._toolchains: tuple[Toolchain, ...] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -89,7 +126,7 @@ class Pool:
 
     @property
     def toolchains(self) -> tuple[Toolchain, ...]:
-        """The compilers and interpreters inside the boxes."""
+        """The compilers and interpreters inside the boxes, once the pool has started."""
         return self._toolchains
 
     @property
@@ -105,11 +142,12 @@ class Pool:
         Raises:
             CannotStart: A layer cannot be had on this host; nothing is left behind.
         """
-        self._host = NativeHost(self._config)
+        self._host = self._open_host()
         slots: list[Slot] = []
         try:
             for _ in range(self._count):
                 slots.append(Slot(self._host))  # noqa: PERF401 - those made before a failure must be closed
+            self._toolchains = self._host.find_toolchains(slots[0].box)
         except BaseException:
             for slot in slots:
                 slot.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from cupel_sandbox.box import Box, Run
+from cupel_sandbox.errors import BoxRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,36 @@ def _find_python() -> Toolchain:
     return Toolchain(
         "python", executable, _first_line(executable, "--version"), mounts=(sys.base_prefix,)
     )
+
+
+_IN_IMAGES = (
+    ("c", ("/usr/bin/gcc", "/usr/local/bin/gcc", "/usr/bin/cc"), "a C compiler (gcc)"),
+    ("cpp", ("/usr/bin/g++", "/usr/local/bin/g++", "/usr/bin/c++"), "a C++ compiler (g++)"),
+    ("python", ("/usr/bin/python3", "/usr/local/bin/python3"), "a Python interpreter (python3)"),
+)
+
+
+def toolchains_in(box: Box) -> tuple[Toolchain, ...]:
+    """Looks for the toolchains of every language inside a box, by starting them.
+
+    Args:
+        box: A box that nobody else uses meanwhile.
+
+    Raises:
+        BoxLost: It has died.
+    """
+    return tuple(_find_in(box, name, paths, wanted) for name, paths, wanted in _IN_IMAGES)
+
+
+def _find_in(box: Box, name: str, paths: tuple[str, ...], wanted: str) -> Toolchain:
+    environment = {"PATH": "/usr/bin:/bin"}
+    for path in paths:
+        with contextlib.suppress(BoxRefused):
+            (outcome,) = box.run([Run((path, "--version"), environment=environment)])
+            if outcome.exit_code == 0:
+                said = outcome.stdout.decode("utf-8", "replace")
+                return Toolchain(name, path, said.partition("\n")[0].strip())
+    return Toolchain(name, "", reason=f"not in the image: {wanted}")
 
 
 def _first_line(executable: str, flag: str) -> str:

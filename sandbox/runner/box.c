@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ int mount(const char *source, const char *target, const char *type, unsigned lon
 	  const void *data);
 int umount2(const char *target, int flags);
 #define MNT_DETACH 2
+#define TMPFS 0x01021994 /* statfs(2)'s TMPFS_MAGIC */
 
 static const char ROOT[] = "/tmp"; /* the new root is built on this, inside the new namespace */
 
@@ -300,9 +302,10 @@ static void drop_capabilities(void)
 		die("cannot read capabilities");
 	kept |= data[0].permitted & 1U << CAP_SYS_RESOURCE; /* not every container's root has it */
 	for (unsigned capability = 0; capability <= CAP_LAST_CAP; capability++)
-		if (capability >= 32 || !(kept >> capability & 1))
-			if (prctl(PR_CAPBSET_DROP, capability) && errno != EINVAL)
-				die("cannot drop a capability");
+		if ((capability >= 32 || !(kept >> capability & 1)) &&
+		    prctl(PR_CAPBSET_READ, capability) == 1 && prctl(PR_CAPBSET_DROP, capability))
+			die("cannot drop a capability: the container must have none but CHOWN, "
+			    "DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID");
 	memset(data, 0, sizeof data);
 	data[0].effective = data[0].permitted = kept;
 	if (syscall(SYS_capset, &header, data))
@@ -358,4 +361,69 @@ void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes)
 		die("cannot make /sub read-only");
 	mount_proc("/proc");
 	mask_proc();
+}
+
+static void must_be_tmpfs(const char *path)
+{
+	struct statfs status;
+	if (statfs(path, &status))
+		die("cannot look at %s", path);
+	errno = 0;
+	if (status.f_type != TMPFS)
+		die("%s is not a tmpfs of the container", path);
+}
+
+/* Docker shows no interface but lo in a container without a network. */
+static void must_have_no_network(void)
+{
+	char text[4096];
+	int file = open("/proc/net/dev", O_RDONLY | O_CLOEXEC);
+	ssize_t got = file < 0 ? -1 : read(file, text, sizeof text - 1);
+	if (got < 0)
+		die("cannot look at the container's network");
+	close(file);
+	text[got] = 0;
+	int interfaces = 0;
+	for (char *colon = text; (colon = strchr(colon, ':')); colon++)
+		interfaces++;
+	errno = 0;
+	if (interfaces > 1)
+		die("the container has a network");
+}
+
+/* Where ids are mapped (an engine with user namespaces), runs get the last ones that there are. */
+static void find_uids(struct config *config)
+{
+	unsigned inside, outside, count;
+	FILE *map = fopen("/proc/self/uid_map", "re");
+	if (!map || fscanf(map, "%u %u %u", &inside, &outside, &count) != 3)
+		die("cannot read the container's user ids");
+	fclose(map);
+	if (config->uid_first + config->uid_count <= count)
+		return;
+	errno = 0;
+	if (inside || count < 2 * config->uid_count)
+		die("the container has %u user ids, too few", count);
+	config->uid_first = count - config->uid_count;
+}
+
+/* A container that lacks a layer must not become a box. */
+void box_check_container(struct config *config)
+{
+	static const char *const scratch[] = { "/work", "/tmp", "/dev/shm", "/sub" };
+	errno = 0;
+	if (getpid() != 1 || geteuid())
+		die("the runner must be root and PID 1 of its container");
+	if (!access("/", W_OK))
+		die("the container's root is not read-only");
+	for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
+		must_be_tmpfs(scratch[i]);
+	must_have_no_network();
+	find_uids(config);
+	umask(022);
+	drop_capabilities();
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		die("cannot give up new privileges");
+	if (prctl(PR_SET_DUMPABLE, 0))
+		die("cannot become non-dumpable");
 }

@@ -28,7 +28,7 @@
 #define FAILED_FORKS_MAX 1000
 
 static enum { NONE, V1, V2 } mode;
-static bool rootless;
+static bool rootless, container;
 
 static struct {
 	int memory, pids, cpuacct;     /* v1: directories; v2: `memory` is the box's directory */
@@ -52,7 +52,7 @@ static struct {
 	uint64_t peak_bytes, processes;
 	uint64_t failed_forks;
 	bool out_of_memory;
-	char scratch[64];              /* none: the file system whose use counts as memory */
+	char scratch[64];              /* none: a run's own file system, whose use counts as memory */
 } sampled;
 
 static int open_at(int directory, const char *name, int flags)
@@ -163,6 +163,7 @@ static void prepare_v2(void)
 void account_open(const struct config *config)
 {
 	rootless = config->rootless;
+	container = config->container;
 	if (config->cgroup_v2) {
 		mode = V2;
 		fd.memory = open_directory(config->cgroup_v2);
@@ -235,10 +236,7 @@ void account_started(pid_t pid)
 	if (mode != NONE)
 		before.cpu_ns = cgroup_cpu_ns();
 	/* An ordinary user's run has scratch places of its own, seen through its first process. */
-	if (rootless)
-		snprintf(sampled.scratch, sizeof sampled.scratch, "/proc/%d/root/tmp", (int)pid);
-	else
-		snprintf(sampled.scratch, sizeof sampled.scratch, "/.scratch");
+	snprintf(sampled.scratch, sizeof sampled.scratch, "/proc/%d/root/tmp", (int)pid);
 }
 
 int64_t account_cpu_ns(void)
@@ -282,7 +280,10 @@ static void sample_proc(void)
 		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !strcmp(entry->d_name, "1"))
 			continue;
 		if (!read_proc(dirfd(proc), entry->d_name, "status", text, sizeof text))
-			bytes += status_bytes(text, "RssAnon:") + status_bytes(text, "RssShmem:");
+			/* gVisor's /proc knows the sum only. */
+			bytes += strstr(text, "RssAnon:") ?
+					 status_bytes(text, "RssAnon:") + status_bytes(text, "RssShmem:") :
+					 status_bytes(text, "VmRSS:");
 		unsigned long user, system;
 		long children_user, children_system;
 		const char *fields;
@@ -297,7 +298,9 @@ static void sample_proc(void)
 	if (proc)
 		closedir(proc);
 	struct statfs scratch;
-	if (!statfs(sampled.scratch, &scratch))
+	if (!rootless)
+		bytes += files_scratch_bytes(!container);
+	else if (!statfs(sampled.scratch, &scratch))
 		bytes += (scratch.f_blocks - scratch.f_bfree) * (uint64_t)scratch.f_bsize;
 	sampled.live_cpu_ns = ticks * (SECOND_NS / sysconf(_SC_CLK_TCK));
 	if (bytes > sampled.peak_bytes)

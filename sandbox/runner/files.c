@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,11 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#define PLACES 3
+
 static struct {
 	int submission;
-	int scratch;
-	int places[3];
-	uint64_t scratch_inodes; /* in use when clean */
+	int places[PLACES];           /* scratch: of one file system (native) or of three (docker) */
+	uint64_t clean_inodes[PLACES]; /* in use on that file system when clean */
+	bool counts_inodes;           /* gVisor's tmpfs does not */
 } fd;
 
 static int open_directory(const char *path)
@@ -36,72 +37,92 @@ static int open_directory(const char *path)
 	return directory;
 }
 
-static uint64_t inodes_used(int directory)
+static struct statfs look_at(int directory)
 {
 	struct statfs status;
 	if (fstatfs(directory, &status))
-		die("cannot look at the scratch file system");
+		die("cannot look at a scratch file system");
+	return status;
+}
+
+static uint64_t inodes_used(int directory)
+{
+	struct statfs status = look_at(directory);
 	return status.f_files - status.f_ffree;
+}
+
+static bool is_clean(void)
+{
+	for (int i = 0; i < PLACES; i++)
+		if (inodes_used(fd.places[i]) != fd.clean_inodes[i])
+			return false;
+	return true;
 }
 
 void files_open(void)
 {
+	static const char *const places[PLACES] = { "/work", "/tmp", "/dev/shm" };
 	fd.submission = open_directory("/sub");
-	fd.scratch = open_directory("/.scratch");
-	fd.places[0] = open_directory("/.scratch/work");
-	fd.places[1] = open_directory("/.scratch/tmp");
-	fd.places[2] = open_directory("/.scratch/shm");
-	fd.scratch_inodes = inodes_used(fd.scratch);
-}
-
-/* Opens below /sub and never leaves it, whatever links lie there. */
-static int open_below(const char *path, uint64_t flags, mode_t mode)
-{
-	struct open_how how = {
-		.flags = flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
-		.mode = flags & O_CREAT ? mode : 0,
-		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
-	};
-	return (int)syscall(SYS_openat2, fd.submission, path, &how, sizeof how);
-}
-
-static bool make_parents(const char *path)
-{
-	char prefix[4096];
-	if (snprintf(prefix, sizeof prefix, "%s", path) >= (int)sizeof prefix)
-		return false;
-	for (char *slash = prefix; (slash = strchr(slash, '/')); slash++) {
-		*slash = 0;
-		int directory = open_below(prefix, O_RDONLY | O_DIRECTORY, 0);
-		if (directory < 0) {
-			/* One component below a directory that open_below has proven to be ours. */
-			char *last = strrchr(prefix, '/');
-			int parent = fd.submission;
-			if (last) {
-				*last = 0;
-				parent = open_below(prefix, O_RDONLY | O_DIRECTORY, 0);
-				*last = '/';
-			}
-			int failed = parent < 0 ||
-				     mkdirat(parent, last ? last + 1 : prefix, 0755);
-			if (last && parent >= 0)
-				close(parent);
-			if (failed)
-				return false;
-		} else {
-			close(directory);
-		}
-		*slash = '/';
+	for (int i = 0; i < PLACES; i++) {
+		fd.places[i] = open_directory(places[i]);
+		fd.clean_inodes[i] = inodes_used(fd.places[i]);
 	}
-	return true;
+	fd.counts_inodes = look_at(fd.places[0]).f_files > 0;
+}
+
+uint64_t files_scratch_bytes(bool one_file_system)
+{
+	uint64_t bytes = 0;
+	for (int i = 0; i < (one_file_system ? 1 : PLACES); i++) {
+		struct statfs status = look_at(fd.places[i]);
+		bytes += (status.f_blocks - status.f_bfree) * (uint64_t)status.f_bsize;
+	}
+	return bytes;
+}
+
+/* Opens below /sub and never leaves it, whatever links lie there: one component at a time, none of
+ * which may be a link. (No program runs meanwhile. gVisor has no openat2.) Missing directories on the
+ * way are made if the file itself would be. */
+static int open_below(const char *path, int flags, mode_t mode)
+{
+	char copy[4096];
+	if (snprintf(copy, sizeof copy, "%s", path) >= (int)sizeof copy) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	int directory = fd.submission, opened = -1;
+	for (char *name = copy, *slash = NULL; name; name = slash ? slash + 1 : NULL) {
+		slash = strchr(name, '/');
+		if (slash)
+			*slash = 0;
+		int step = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+		if (!strcmp(name, "..")) {
+			errno = EXDEV;
+			opened = -1;
+		} else if (slash) {
+			step |= O_RDONLY | O_DIRECTORY;
+			opened = openat(directory, name, step);
+			if (opened < 0 && errno == ENOENT && flags & O_CREAT &&
+			    !mkdirat(directory, name, 0755))
+				opened = openat(directory, name, step);
+		} else {
+			opened = openat(directory, name, step | flags, mode);
+		}
+		int error = errno;
+		if (directory != fd.submission)
+			close(directory);
+		errno = error;
+		if (opened < 0)
+			return -1;
+		directory = opened;
+	}
+	return opened;
 }
 
 const char *files_put(const char *path, const uint8_t *content, size_t size, bool executable)
 {
 	if (!*path || *path == '/')
 		return "the path must be relative to /sub";
-	if (!make_parents(path))
-		return strerror(errno ? errno : ENAMETOOLONG);
 	int file = open_below(path, O_WRONLY | O_CREAT | O_TRUNC, executable ? 0755 : 0644);
 	if (file < 0)
 		return strerror(errno);
@@ -159,11 +180,11 @@ void files_lend_submission(uid_t uid, gid_t gid)
 		die("cannot lend /sub to the run");
 }
 
-/* Empties a directory that may hold anything. */
-static void empty_directory(int directory)
+/* Empties a directory that may hold anything; returns whether it held something. */
+static bool empty_directory(int directory)
 {
 	unsigned long lifted = 0;
-	for (;;) {
+	for (bool any = false;; any = true) {
 		bool found = false;
 		int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		DIR *entries = copy < 0 ? NULL : fdopendir(copy);
@@ -201,7 +222,7 @@ static void empty_directory(int directory)
 		}
 		closedir(entries);
 		if (!found)
-			return;
+			return any;
 	}
 }
 
@@ -219,14 +240,16 @@ bool files_wipe_scratch(void)
 {
 	static const struct timespec epoch[2];
 	collect_files_in_flight();
-	bool found = inodes_used(fd.scratch) != fd.scratch_inodes;
-	for (size_t i = 0; i < sizeof fd.places / sizeof *fd.places; i++) {
-		if (inodes_used(fd.scratch) != fd.scratch_inodes)
+	bool found = !is_clean();
+	for (int i = 0; i < PLACES; i++) {
+		if (!fd.counts_inodes)
+			found |= empty_directory(fd.places[i]);
+		else if (inodes_used(fd.places[i]) != fd.clean_inodes[i])
 			empty_directory(fd.places[i]);
 		if (futimens(fd.places[i], epoch)) /* the last run's time stamp is no message */
 			die("cannot reset a scratch directory");
 	}
-	for (int try = 0; inodes_used(fd.scratch) != fd.scratch_inodes; try++) {
+	for (int try = 0; !is_clean(); try++) {
 		if (try == 1000) {
 			errno = 0;
 			die("the scratch file system is not clean after its wipe");

@@ -207,9 +207,10 @@ static bool kill_user(uid_t uid)
 	bool any = !kill(-1, SIGKILL) || errno != ESRCH;
 	if (setresuid(0, 0, 0))
 		die("cannot become root again");
-	/* The kernel forgets this signal whenever a process changes its user. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
-		die("cannot ask for a parent-death signal");
+	/* The kernel forgets these whenever a process changes its user. A container's PID 1 has no parent
+	 * to follow, but a pipe that ends. */
+	if ((!config->container && prctl(PR_SET_PDEATHSIG, SIGKILL)) || prctl(PR_SET_DUMPABLE, 0))
+		die("cannot protect the runner again");
 	return any;
 }
 
@@ -357,8 +358,8 @@ static void run(uint32_t id)
 		die("cannot make pipes");
 	if (fcntl(out[0], F_SETFL, O_NONBLOCK) || fcntl(err[0], F_SETFL, O_NONBLOCK))
 		die("cannot make pipes non-blocking");
-	/* So that a program can open /dev/stdout and /dev/stderr by name. */
-	if (!config->rootless && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)))
+	/* So that a program can open /dev/stdout and /dev/stderr by name. (gVisor's pipes have no owner.) */
+	if (!config->rootless && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)) && errno != EPERM)
 		die("cannot give the run its pipes");
 	struct stream streams[2] = {
 		{ .fd = out[0], .kept_max = request.number[OUTPUT_BYTES] },

@@ -11,6 +11,9 @@
  * kept and a run only pays for what must be fresh: a user id, accounting, limits, pipes, and the
  * removal of whatever it left.
  *
+ * In a docker box the container engine has built all that, there is no shim, and the pipes are the
+ * container's own: the runner looks whether it is so (box_check_container) and goes on from there.
+ *
  * A run (run.c) goes through: begin accounting -> clone (the parent sleeps until the child's exec,
  * so set-up errors are known and set-up time is not charged) -> supervise (poll: output, child
  * exits, time, cancel) -> kill everything of the run -> reap -> drain pipes -> account -> wipe ->
@@ -74,7 +77,8 @@ int64_t clock_ns(void)
 
 static int serve(const struct config *config)
 {
-	box_enter(config);
+	if (!config->container)
+		box_enter(config);
 	files_open();
 	frames_start();
 	run_start(config);
@@ -138,12 +142,14 @@ int main(int count, char **words)
 {
 	if (count >= 2 && !strcmp(words[1], "janitor"))
 		return janitor(count - 2, words + 2);
-	if (count < 2 || strcmp(words[1], "box")) {
+	bool container = count >= 2 && !strcmp(words[1], "container");
+	if (count < 2 || (!container && strcmp(words[1], "box"))) {
 		errno = 0;
-		die("usage: cupel-runner box KEY=VALUE... | cupel-runner janitor DIRECTORY...");
+		die("usage: cupel-runner box|container KEY=VALUE... | cupel-runner janitor DIRECTORY...");
 	}
 	struct config config = {
-		.rootless = geteuid() != 0,
+		.rootless = !container && geteuid() != 0,
+		.container = container,
 		.seccomp = true,
 		.scratch_bytes = 1ULL << 30,
 		.uid_first = 0x70000000,
@@ -153,6 +159,10 @@ int main(int count, char **words)
 		parse_option(&config, words[i]);
 
 	account_open(&config);
+	if (config.container) {
+		box_check_container(&config);
+		return serve(&config);
+	}
 	pid_t child = box_spawn(&config, serve);
 	/* Nothing of the runner may be read or traced, least of all by what it starts. (Not earlier: an
 	 * ordinary user's box must write its own uid_map first.) */

@@ -15,6 +15,7 @@
 /* How a box is built; filled from the command line by runner.c, read by everyone. */
 struct config {
 	bool rootless;           /* started by an ordinary user: box and runs get user namespaces */
+	bool container;          /* a container engine has built the box, and we are its PID 1 */
 	bool seccomp;            /* false only if given up by name */
 	const char *mounts[MOUNTS_MAX]; /* directories shown read-only besides the standard ones */
 	size_t mount_count;
@@ -33,6 +34,7 @@ int64_t clock_ns(void);
 /* box.c: namespaces, root, devices, capabilities. */
 pid_t box_spawn(const struct config *config, int (*inside)(const struct config *));
 void box_enter(const struct config *config);
+void box_check_container(struct config *config);
 void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes);
 
 /* seccomp.c */
@@ -70,6 +72,7 @@ int files_open_input(const char *path);              /* fd for reading, or -1 an
 void files_lend_submission(uid_t uid, gid_t gid);
 void files_seal_submission(void);
 bool files_wipe_scratch(void);                       /* whether there was anything to wipe */
+uint64_t files_scratch_bytes(bool one_file_system);  /* how much the scratch places hold */
 void files_wipe_submission(void);
 
 /* protocol.c */

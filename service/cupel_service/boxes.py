@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cupel_sandbox.toolchains import Toolchain, find_toolchains
 from cupel_service.host import physical_cores
 from cupel_service.program import Slot
 from cupel_service.settings import Settings
+
+if TYPE_CHECKING:
+    from cupel_sandbox.pool import Host
 
 
 class Facts(Protocol):
@@ -33,6 +36,30 @@ class Facts(Protocol):
     @property
     def degraded(self) -> tuple[str, ...]:
         """Isolation layers given up by name."""
+
+    @property
+    def runtime(self) -> str:
+        """The container runtime, such as runc or runsc; empty without containers."""
+
+    @property
+    def image(self) -> str:
+        """The image and its id; empty without containers."""
+
+    @property
+    def accounting(self) -> str:
+        """`cgroup` or `sampled`."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Size of each file system that programs may write."""
+
+    @property
+    def box_memory_bytes(self) -> int:
+        """Memory of a whole box, a second line behind each run's limit; 0 for none."""
+
+    @property
+    def box_processes(self) -> int:
+        """Processes of a whole box, likewise."""
 
 
 class Pool(Protocol):
@@ -65,22 +92,31 @@ class Pool(Protocol):
 
 
 def make_pool(settings: Settings) -> Pool:
-    """The pool of boxes that the settings choose, not yet started."""
-    return native_pool(settings, settings.slots or physical_cores(), find_toolchains())
-
-
-def native_pool(settings: Settings, slots: int, toolchains: Iterable[Toolchain]) -> Pool:
-    """The pool of native boxes, not yet started.
+    """The pool of the kind of boxes that the settings name, not yet started.
 
     Args:
-        settings: Which layers may be missing.
-        slots: How many boxes.
-        toolchains: What the boxes must show.
+        settings: Which kind of box, how many, of what, and which layers may be missing.
     """
-    # Imported here, so that an app with a pool of its own needs no native boxes to be possible.
-    from cupel_sandbox.native import NativeBoxConfig
-    from cupel_sandbox.pool import Pool as NativePool
+    # Imported here, as below: an app with a pool of its own needs none of them to be possible.
+    from cupel_sandbox.pool import Pool as BoxPool
 
-    mounts = tuple(sorted({mount for toolchain in toolchains for mount in toolchain.mounts}))
-    config = NativeBoxConfig(allow_degraded=settings.allow_degraded, mounts=mounts)
-    return NativePool(config, slots, tuple(toolchains))
+    return BoxPool(lambda: _open_host(settings), settings.slots or physical_cores())
+
+
+def _open_host(settings: Settings) -> Host:
+    if settings.box == "docker":
+        from cupel_sandbox.docker_boxes import DockerBoxConfig, DockerHost
+
+        return DockerHost(
+            DockerBoxConfig(
+                image=settings.docker_image,
+                runtime=settings.docker_runtime,
+                allow_degraded=settings.allow_degraded,
+            )
+        )
+    from cupel_sandbox.native import NativeBoxConfig, NativeHost
+
+    mounts = {mount for toolchain in find_toolchains() for mount in toolchain.mounts}
+    return NativeHost(
+        NativeBoxConfig(allow_degraded=settings.allow_degraded, mounts=tuple(sorted(mounts)))
+    )

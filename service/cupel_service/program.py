@@ -2,7 +2,8 @@
 
 A box may die under a run, by the program's doing or by none of its fault. A run without an outcome
 is run again, alone, in a new box: if that box dies too while it is known to have been well just
-before, twice, then the program did it. Three losses otherwise are Cupel's own fault.
+before, twice, and nothing outside ended it, then the program did it. Three losses otherwise are
+Cupel's own fault.
 
 After a loss the program is compiled again rather than kept as a binary from the start: losses are
 rare, and the copy would cost every submission.
@@ -166,7 +167,7 @@ class Program:
                 return self._only(run)
             except BoxLost as error:
                 interruptions += 1
-                kills += alive
+                kills += alive and not error.by_host
                 if kills == KILLS_MAX:
                     return Fault.KILLED_BOX
                 if interruptions >= INTERRUPTIONS_MAX:

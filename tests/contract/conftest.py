@@ -9,7 +9,11 @@ import pytest
 
 from cupel_sandbox.box import Box
 
-PROVIDERS = ("host",)
+PROVIDERS = (
+    pytest.param("host", id="native"),
+    pytest.param("docker_host", id="docker", marks=pytest.mark.docker),
+    pytest.param("runsc_host", id="runsc", marks=pytest.mark.docker),
+)
 """Fixtures that give something with `open_box`."""
 
 

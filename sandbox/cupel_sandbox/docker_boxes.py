@@ -1,0 +1,398 @@
+"""Docker boxes: hardened containers, each with the runner as PID 1, spoken to over their stdio.
+
+    this process ──attached connection──> engine ──stdin──> runner (PID 1, root, six capabilities)
+                 <──────────────────────         <─stdout──     └─> program (own uid, none)
+
+The engine builds what a native box builds itself: namespaces, a read-only root (the image), tmpfs
+for everything that may be written, no network. The runner looks whether it is so before it answers.
+It keeps these capabilities and no other: SETUID and SETGID to become the run's user, KILL to end
+what that user runs, CHOWN, FOWNER and DAC_OVERRIDE to seal and remove what runs leave.
+
+Limits and accounting of each run come from cgroups of the host, made by this process beside the
+container's own and bound into it. A container ends when its connection does, so a killed service
+leaves no running box; what is left of them is removed by the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import requests
+from docker.errors import DockerException
+
+from cupel_sandbox.box import Box
+from cupel_sandbox.build import build_runner
+from cupel_sandbox.cgroup import CgroupTree, open_cgroups, start_janitor
+from cupel_sandbox.docker_engine import (
+    LABEL,
+    RUNNER_FOLDER,
+    Engine,
+    attach,
+    connect,
+    create_container,
+    image_id,
+    refusing,
+    remove_container,
+    remove_strays,
+    runner_mount,
+    runner_volume,
+)
+from cupel_sandbox.errors import CannotStart
+from cupel_sandbox.facts import BoxFacts
+from cupel_sandbox.runner_box import Death, RunnerBox
+from cupel_sandbox.toolchains import Toolchain, toolchains_in
+
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+_CGROUP_FOLDER = "/.cupel-cgroup"
+_PIPE_BYTES = 1024 * 1024
+_HEADER = struct.Struct(">BxxxI")  # before each piece of an attached stream: which one, how long
+_STDERR = 2
+_WORDS_BYTES_MAX = 4096
+_DYING_S = 3.0
+_RUNNER_DIED = 70  # the exit code of the runner's die()
+_UIDS_FIRST, _UIDS = 0x70000000, 4096
+
+# What the kernel tells every process about the host, and no program needs.
+_MASKED = (
+    "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/timer_list",
+    "/proc/latency_stats", "/proc/sched_debug", "/proc/kmsg", "/proc/vmallocinfo",
+    "/proc/slabinfo", "/proc/pagetypeinfo", "/proc/modules", "/proc/pressure", "/proc/cmdline",
+    "/proc/diskstats", "/proc/interrupts", "/proc/acpi", "/proc/asound", "/proc/scsi",
+    "/proc/timer_stats", "/sys",
+)  # fmt: skip
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+@dataclass(frozen=True, slots=True)
+class DockerBoxConfig:
+    """How docker boxes are built.
+
+    Args:
+        image: The image of the boxes: any with the toolchains, whatever else it holds.
+        runtime: Name of a runtime that the engine knows, such as runsc; None for its default.
+        allow_degraded: Layers given up by name: `cgroup`, `seccomp` (the runner's own filter).
+        scratch_bytes: Size of each tmpfs; what programs write counts as their memory all the same.
+        memory_bytes: Memory of a whole container: of the runner, its buffers and what was `put`,
+            and of the programs too where they have no cgroup of their own.
+        processes: Processes of a whole container, likewise.
+    """
+
+    image: str = "cupel-sandbox"
+    runtime: str | None = None
+    allow_degraded: frozenset[str] = frozenset()
+    scratch_bytes: int = 4 * 1024**3
+    memory_bytes: int = 4 * 1024**3
+    processes: int = 4096
+
+
+class DockerHost:
+    """What all docker boxes of this process share: the engine, the runner's volume, the cgroups.
+
+    Raises:
+        CannotStart: There is no engine, no such image or runtime, or a layer cannot be had and was
+            not given up by name.
+    """
+
+    def __init__(self, config: DockerBoxConfig) -> None:
+        self._config = config
+        self._engine = connect()
+        self._numbers = itertools.count()
+        self._runtime = config.runtime or self._engine.default_runtime
+        if self._runtime not in self._engine.runtimes:
+            raise CannotStart(
+                f"Docker knows no runtime {self._runtime}, only {', '.join(self._engine.runtimes)}",
+                "Register it in /etc/docker/daemon.json, or choose one: CUPEL_DOCKER_RUNTIME.",
+            )
+        image = image_id(self._engine, config.image)
+        remove_strays(self._engine)
+        runner = build_runner()
+        self._volume = runner_volume(self._engine, image, runner.read_bytes())
+        self._cgroups = self._open_cgroups()
+        self._janitor = start_janitor(runner, self._cgroups) if self._cgroups else None
+        self.facts = BoxFacts(
+            box="docker",
+            runtime=self._runtime,
+            image=f"{config.image} {image.removeprefix('sha256:')[:12]}",
+            cgroup="none" if not self._cgroups else "v1" if self._cgroups.version == 1 else "v2",
+            seccomp="seccomp" not in config.allow_degraded,
+            user="root",
+            degraded=tuple(sorted(config.allow_degraded)),
+            scratch_bytes=config.scratch_bytes,
+            box_memory_bytes=config.memory_bytes,
+            box_processes=config.processes,
+        )
+
+    def _open_cgroups(self) -> CgroupTree | None:
+        """The host's cgroups for runs; None where the runner must sample instead."""
+        if self._is_gvisor or "cgroup" in self._config.allow_degraded:
+            return None  # gVisor's programs are no processes of the host
+        return open_cgroups(top=True)
+
+    @property
+    def _is_gvisor(self) -> bool:
+        return "runsc" in self._engine.runtimes[self._runtime]
+
+    def open_box(self) -> RunnerBox:
+        """Starts a container and greets its runner.
+
+        Raises:
+            CannotStart: The engine or the runner refused; says why and what to do.
+        """
+        number = next(self._numbers)
+        options = [
+            f"uid-first={_UIDS_FIRST + number % _UIDS * _UIDS}",
+            f"seccomp={int(self.facts.seccomp)}",
+        ]
+        mounts = [runner_mount(self._volume)]
+        if self._cgroups:
+            for option in self._cgroups.make_box(number):
+                key, _, directory = option.partition("=")
+                target = f"{_CGROUP_FOLDER}/{key}"
+                options.append(f"{key}={target}")
+                mounts.append({"Type": "bind", "Source": directory, "Target": target})
+        container = ""
+        try:
+            with refusing(f"cannot start a container of {self._config.image}", _REMEDY):
+                container = create_container(self._engine, self._container(options, mounts))
+                connection = attach(self._engine, container)
+                try:
+                    self._engine.api.start(container)
+                except BaseException:
+                    connection.close()
+                    raise
+        except CannotStart:
+            if container:
+                remove_container(self._engine, container)
+            self._forget(number)
+            raise
+        channel = _DockerChannel(self._engine, container, connection, lambda: self._forget(number))
+        return RunnerBox(channel, _remedy)
+
+    def _container(
+        self, options: list[str], mounts: list[Mapping[str, Any]]
+    ) -> Mapping[str, Any]:  # the API's JSON
+        config = self._config
+        # Sticky and owned by root: a run may fill it, but not change its mode or owner.
+        scratch = f"rw,nosuid,nodev,exec,mode=1777,size={config.scratch_bytes},nr_inodes=65536"
+        host: dict[str, Any] = {
+            "NetworkMode": "none",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "CapAdd": list(_CAPABILITIES),
+            "SecurityOpt": ["no-new-privileges:true"],
+            "PidsLimit": config.processes,
+            "Memory": config.memory_bytes,
+            "MemorySwap": config.memory_bytes,
+            "IpcMode": "none",  # then /dev/shm is ours to mount
+            "LogConfig": {"Type": "none"},  # the default driver writes all that we say to disk
+            "Tmpfs": {
+                "/work": scratch,
+                "/tmp": scratch,  # noqa: S108 - the container's own
+                "/dev/shm": scratch,  # noqa: S108
+                "/sub": scratch.replace("1777", "0755"),
+            },
+            "Mounts": mounts,
+            "Runtime": self._runtime,
+            "MaskedPaths": list(_MASKED),
+            "ReadonlyPaths": list(_READ_ONLY),
+            "Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1}],
+        }
+        if self._cgroups:
+            host["Tmpfs"][_CGROUP_FOLDER] = "mode=0700,size=4k"
+            if self._cgroups.version == 2:
+                host |= self._for_clone_into_cgroup()
+        return {
+            "Image": config.image,
+            "Entrypoint": [f"{RUNNER_FOLDER}/runner", "container", *options],
+            "Cmd": [],
+            "User": "0:0",
+            "WorkingDir": "/",
+            "Hostname": "box",
+            "NetworkDisabled": True,
+            "Tty": False,
+            "OpenStdin": True,
+            "StdinOnce": True,  # the runner ends when our connection does
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Labels": {LABEL: "box"},
+            "Healthcheck": {"Test": ["NONE"]},
+            "HostConfig": host,
+        }
+
+    def _for_clone_into_cgroup(self) -> Mapping[str, Any]:  # the API's JSON
+        """With cgroup v2 the runner starts each program right in its cgroup, by clone3.
+
+        The engine's own seccomp profile knows no clone3, and a cgroup namespace of its own would
+        hide the run's cgroup. Programs have neither: the runner's filter takes clone3 away from
+        them, and /sys is masked.
+        """
+        if not self._engine.host_cgroups:
+            raise CannotStart(
+                "this Docker engine cannot share the host's cgroup namespace",
+                "Use Docker 20.10 or newer, or give the layer up: --allow-degraded=cgroup.",
+            )
+        profile = files("cupel_sandbox").joinpath("seccomp_container.json").read_text()
+        return {
+            "CgroupnsMode": "host",
+            "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(json.loads(profile))}"],
+        }
+
+    def _forget(self, number: int) -> None:
+        if self._cgroups:
+            self._cgroups.remove_box(number)
+
+    def find_toolchains(self, box: Box) -> tuple[Toolchain, ...]:
+        """The compilers and interpreters of the image."""
+        return toolchains_in(box)
+
+    def close(self) -> None:
+        """Removes the cgroups. The boxes must be closed. Idempotent."""
+        if self._cgroups:
+            self._cgroups.close()
+        if self._janitor:
+            self._janitor.communicate()
+            self._janitor = None
+        with contextlib.suppress(Exception):
+            self._engine.api.close()
+
+
+class _DockerChannel:
+    """An attached connection: standard input as it is, output and error in labelled pieces."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        container: str,
+        connection: socket.socket,
+        forget: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._container = container
+        self._connection = connection
+        self._forget = forget
+        self._header = bytearray()
+        self._stream = 0
+        self._piece_left = 0
+        self._words = bytearray()
+        self._ended = False
+        self._ready = select.poll()
+        self._ready.register(connection, select.POLLIN)
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def send(self, data: bytes) -> None:
+        """See Channel.send."""
+        try:
+            self._connection.sendall(data)
+        except OSError:
+            self._ended = True
+            raise
+
+    def receive(self, timeout_s: float) -> bytes:
+        """See Channel.receive."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if not self._ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            try:
+                got = self._connection.recv(_PIPE_BYTES)
+            except OSError:
+                got = b""
+            if not got:
+                self._ended = True
+                return b""
+            output = self._take_output(memoryview(got))
+            if output:
+                return output
+
+    def _take_output(self, got: memoryview) -> bytes:
+        """What of it is the runner's standard output; its standard error is kept aside."""
+        output = []
+        while got:
+            if not self._piece_left:
+                missing = _HEADER.size - len(self._header)
+                self._header += got[:missing]
+                got = got[missing:]
+                if len(self._header) == _HEADER.size:
+                    self._stream, self._piece_left = _HEADER.unpack(self._header)
+                    self._header.clear()
+                continue
+            piece, got = got[: self._piece_left], got[self._piece_left :]
+            self._piece_left -= len(piece)
+            if self._stream != _STDERR:
+                output.append(piece)
+            elif len(self._words) < _WORDS_BYTES_MAX:
+                self._words += piece
+        return b"".join(output)
+
+    def death(self) -> Death:
+        """See Channel.death."""
+        connection_ended = self._ended
+        deadline = time.monotonic() + _DYING_S
+        with contextlib.suppress(OSError, TimeoutError):
+            while not self._ended:
+                self.receive(0.0)  # its last words may still be on their way
+        try:
+            state = self._state()
+            # The end of the stream reaches us before the engine has noted how it came about.
+            while connection_ended and state["Running"] and time.monotonic() < deadline:
+                time.sleep(0.02)
+                state = self._state()
+        except (DockerException, requests.RequestException):
+            # The engine is gone, or somebody removed the container.
+            self.kill()
+            return Death("the engine lost the container", by_host=True)
+        self.kill()
+        words = self._words.decode("utf-8", "replace").strip()
+        if state["OOMKilled"]:
+            return Death(words or "the container met its memory limit")
+        died = state["ExitCode"] == _RUNNER_DIED and not state["Running"]
+        silent = not connection_ended  # it did not answer, though all was well with the engine
+        return Death(words, by_host=not (died or silent))
+
+    def _state(self) -> Mapping[str, Any]:  # the API's JSON
+        state: Mapping[str, Any] = self._engine.api.inspect_container(self._container)["State"]
+        return state
+
+    def kill(self) -> None:
+        """See Channel.kill."""
+        with contextlib.suppress(DockerException, requests.RequestException):
+            self._engine.api.kill(self._container)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """See Channel.close."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._connection.close()
+        remove_container(self._engine, self._container)
+        self._forget()
+
+
+def _remedy(words: str) -> str:
+    if "capability" in words or "root" in words or "tmpfs" in words or "network" in words:
+        return "The container engine did not build the box as it was asked to: see docs/sandbox.md."
+    if "cgroup" in words:
+        return (
+            "This process and Docker must see the same /sys/fs/cgroup (a worker in a container "
+            "needs it as a volume), or give the layer up by name: --allow-degraded=cgroup."
+        )
+    return _REMEDY
+
+
+_REMEDY = "Run `cupel doctor --box docker` to see what is wrong."
