@@ -11,8 +11,11 @@ from cupel_service.data_folder import DataFolder
 from cupel_service.errors import CannotServe, StoreFailed
 from cupel_service.judging import start_judging
 from cupel_service.queue.embedded import InProcessDispatcher
+from cupel_service.queue.journal import Journal
+from cupel_service.queue.tickets import suites_from
 from cupel_service.runtime import Runtime
 from cupel_service.settings import Settings
+from cupel_service.storage import LocalFolder
 from cupel_service.store import ProblemStore
 
 
@@ -36,12 +39,18 @@ async def embedded_service(settings: Settings, pool: Pool) -> AsyncIterator[Runt
         stack.callback(pool.close)
         judging = start_judging(settings, pool)
         info = info_of_boxes(settings, pool)
+        journal = Journal(folder.path / "queue.sqlite3")
+        stack.callback(journal.close)
         dispatcher = InProcessDispatcher(
             pool.slots,
             judging.judge,
             judging.judging_error,
             capacity=settings.queue_capacity,
             interrupt=pool.interrupt,
+            journal=journal,
+            suite_of=suites_from(store.suite),
+            abandoned_s=settings.abandoned_s,
+            results_kept_s=settings.results_kept_s,
         )
         try:
             yield Runtime(store, dispatcher, read_info=lambda: info, read_obstacle=lambda: "")
@@ -51,7 +60,7 @@ async def embedded_service(settings: Settings, pool: Pool) -> AsyncIterator[Runt
 
 def _open_store(folder: DataFolder, cache_bytes: int) -> ProblemStore:
     try:
-        return ProblemStore(folder.path, cache_bytes)
+        return ProblemStore(LocalFolder(folder.path), cache_bytes)
     except StoreFailed as error:
         raise CannotServe(
             str(error), "Or choose another folder with --data-dir or CUPEL_DATA_DIR"

@@ -1,9 +1,15 @@
 """From an admitted request to the slots that judge it, and back.
 
 Admission counts submissions, all of a request or none, so a full service says so at once instead of
-letting a queue grow. Requests take turns, one submission each, so that a small one is not stuck
-behind a large one; within a request submissions start in order. Each slot has one thread, because
-judging is waiting for its box; finished judgements travel to the event loop in bunches.
+letting a queue grow. Urgent requests go first; else requests take turns, one submission each, so
+that a small one is not stuck behind a large one; within a request submissions start in order. Each
+slot has one thread, because judging is waiting for its box; finished judgements travel to the event
+loop in bunches.
+
+A request with a key is written to the journal before its admission is answered, and each of its
+judgements before any client sees it. The next service on the same journal judges what has no
+judgement yet. Memory holds of such a batch what is still to be judged and who it is; judgements
+are read from the journal for clients that come later.
 """
 
 from __future__ import annotations
@@ -13,11 +19,13 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from threading import Condition, Lock, Thread
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Condition, Event, Thread
 
 from cupel.schema import Judgement
-from cupel_service.errors import QueueFull, Stopping
+from cupel_service.errors import CannotServe, QueueFull, ServiceError, Stopping, StoreFailed
 from cupel_service.faults import frames_of
 from cupel_service.program import Slot
 from cupel_service.queue.contract import (
@@ -25,71 +33,17 @@ from cupel_service.queue.contract import (
     Assignment,
     Batch,
     Finished,
+    KeyReused,
     RequestExceedsQueue,
 )
+from cupel_service.queue.journal import Journal
+from cupel_service.queue.local_batch import STOPPING, LocalBatch, Record, View
+from cupel_service.queue.resumption import Resumption
+from cupel_service.queue.tickets import SuiteOf, Ticket
 
 _log = logging.getLogger(__name__)
 
 _INTERRUPTED_WAIT_S = 5.0
-_STOPPING = "the service is stopping: send what has no judgement again"
-
-
-class _LocalBatch:
-    """A batch in this process. `waiting` belongs to the dispatcher's lock, the rest to its own."""
-
-    def __init__(self, assignments: Sequence[Assignment], cancel: Callable[[_LocalBatch], None]):
-        self.assignments = assignments
-        self.waiting = deque(range(len(assignments)))
-        self._cancel = cancel
-        self._loop = asyncio.get_running_loop()
-        self._lock = Lock()
-        self._ready: list[Finished] = []
-        self._open = len(assignments)
-        self._dropped = 0
-        self._signalled = False
-        self._wake = asyncio.Event()
-
-    def deliver(self, index: int, judgement: Judgement) -> None:
-        """Hands a judgement over, from any thread."""
-        with self._lock:
-            self._ready.append(Finished(index, judgement))
-            self._open -= 1
-            self._signal()
-
-    def drop(self, count: int) -> None:
-        """Gives submissions up, from any thread."""
-        with self._lock:
-            self._open -= count
-            self._dropped += count
-            self._signal()
-
-    def _signal(self) -> None:
-        # One wake-up for all that is ready when the loop gets to it: a call across threads costs
-        # more than handing over a judgement does.
-        if self._signalled:
-            return
-        self._signalled = True
-        try:
-            self._loop.call_soon_threadsafe(self._wake.set)
-        except RuntimeError:
-            _log.debug("dispatcher: the event loop has ended; nobody waits for this judgement")
-
-    async def __aiter__(self) -> AsyncIterator[Sequence[Finished]]:
-        still_open = True
-        while still_open:
-            await self._wake.wait()
-            self._wake.clear()
-            with self._lock:
-                ready, self._ready = self._ready, []
-                self._signalled = False
-                still_open = self._open > 0
-            if ready:
-                yield ready
-        if self._dropped:
-            raise Stopping(_STOPPING)
-
-    def leave(self) -> None:
-        self._cancel(self)
 
 
 class InProcessDispatcher:
@@ -99,8 +53,16 @@ class InProcessDispatcher:
         slots: The boxes; each is used by one thread only.
         judge: Judges one assignment in a slot. It may block for long.
         judging_error: Makes the JE judgement of an assignment whose judging raised an exception.
-        capacity: Submissions that may wait or run at one time.
+        capacity: Submissions that may wait or run at one time. What a service before this one left
+            counts, too.
         interrupt: Kills what runs in every slot, so that `judge` comes back soon.
+        journal: Where requests with a key are written down; the caller closes it after the stop.
+        suite_of: Finds the tests of what a service before this one left.
+        abandoned_s: How long unfinished work with a key waits for its client, in seconds.
+        results_kept_s: How long its judgements can be asked for again once all are made.
+
+    Raises:
+        CannotServe: The journal cannot be read.
     """
 
     def __init__(
@@ -110,24 +72,38 @@ class InProcessDispatcher:
         judging_error: Callable[[Assignment], Judgement],
         capacity: int,
         interrupt: Callable[[], None],
+        *,
+        journal: Journal,
+        suite_of: SuiteOf,
+        abandoned_s: float = 60.0,
+        results_kept_s: float = 600.0,
     ) -> None:
         self._judge = judge
         self._judging_error = judging_error
         self._capacity = capacity
         self._interrupt = interrupt
+        self._journal = journal
+        self._resumption = Resumption(journal, suite_of)
+        self._abandoned_s = abandoned_s
+        self._results_kept_s = results_kept_s
         self._changed = Condition()
-        self._batches: deque[_LocalBatch] = deque()
-        self._running: list[_LocalBatch] = []  # one entry for each submission in a slot
+        self._urgent: deque[LocalBatch] = deque()
+        self._ordinary: deque[LocalBatch] = deque()
+        self._keyed: dict[str, LocalBatch] = {}
+        self._running: list[LocalBatch] = []  # one entry for each submission in a slot
         self._admitted = 0
         self._stopping = False
         self._interrupted = False
         self._finished_at: deque[float] = deque(maxlen=256)
+        self._resume()
         # Daemons: a thread that never comes back must not keep a stopped service alive.
         self._threads = [
             Thread(target=self._work, args=(slot,), name=f"judge-{number}", daemon=True)
             for number, slot in enumerate(slots)
         ]
-        for thread in self._threads:
+        self._tidy_period_s = max(0.05, min(5.0, abandoned_s / 4, results_kept_s / 4))
+        self._tidying_ends = Event()
+        for thread in (*self._threads, Thread(target=self._tidy, name="queue-tidy", daemon=True)):
             thread.start()
 
     @property
@@ -135,38 +111,80 @@ class InProcessDispatcher:
         """Whether nothing is admitted any more."""
         return self._stopping
 
+    async def attach(self, key: str, digest: str) -> Batch | None:
+        """Finds what was admitted under a key; to be called on the event loop."""
+        with self._changed:
+            batch = self._keyed.get(key)
+            if batch is None or batch.record is None:
+                return None
+            if batch.record.digest != digest:
+                raise KeyReused
+            if self._stopping and batch.finished_at is None:
+                raise Stopping(STOPPING)
+            view = batch.attach(self._left)
+        try:
+            # Not cancelled with this client: the one that brings the batch waits for it, too.
+            await asyncio.shield(asyncio.wrap_future(batch.record.written))
+            # Attached first and read then: nothing falls between, and the view ignores doubles.
+            saved = await asyncio.wrap_future(self._journal.judgements(batch.record.number))
+            view.deliver(await asyncio.to_thread(_read_judgements, saved))
+        except BaseException:
+            view.leave()
+            raise
+        if batch.forgotten:  # its time ended in this moment
+            view.leave()
+            return None
+        return view
+
     async def submit(self, admission: Admission) -> Batch:
         """Admits all of a request's submissions or none; to be called on the event loop."""
-        assignments = admission.assignments
-        if len(assignments) > self._capacity:
-            raise RequestExceedsQueue(len(assignments), self._capacity)
-        batch = _LocalBatch(assignments, self._withdraw)
+        if len(admission.assignments) > self._capacity:
+            raise RequestExceedsQueue(len(admission.assignments), self._capacity)
+        if admission.key is None:
+            with self._changed:
+                self._check_room(len(admission.assignments))
+                return self._queue(_batch_of(admission, None))
+        while (known := await self.attach(admission.key, admission.digest)) is None:
+            admitted = await self._submit_keyed(admission, admission.key)
+            if admitted is not None:
+                return admitted
+        return known
+
+    async def _submit_keyed(self, admission: Admission, key: str) -> View | None:
+        """Admits under a key and returns when that is on disk; None if it is known by now."""
         with self._changed:
-            if self._stopping:
-                raise Stopping(_STOPPING)
-            excess = self._admitted + len(assignments) - self._capacity
-            if excess > 0:
-                retry_after_s = self._time_to_finish_s(excess)
-                raise QueueFull(
-                    f"the queue is full ({self._admitted} of {self._capacity} submissions): "
-                    f"send the request again in {retry_after_s} s",
-                    retry_after_s,
-                )
-            self._admitted += len(assignments)
-            if batch.waiting:
-                self._batches.append(batch)
-            self._changed.notify(len(assignments))
-        return batch
+            if key in self._keyed:
+                return None
+            self._check_room(len(admission.assignments))
+            number = self._journal.new_number()
+            written = self._journal.admit(number, admission)
+            batch = _batch_of(admission, Record(number, key, admission.digest, written))
+            self._keyed[key] = batch
+            # Judging may begin: the journal writes in order, so no judgement comes before this.
+            view = self._queue(batch)
+        try:
+            await asyncio.shield(asyncio.wrap_future(written))
+        except ServiceError:
+            view.leave()
+            with self._changed:
+                self._forget(batch)
+            raise
+        except BaseException:
+            view.leave()
+            raise
+        return view
 
     async def stop(self, grace_s: float) -> None:
-        """Admits nothing more, drops what waits, and lets what runs finish for `grace_s`."""
+        """Admits nothing more, drops what waits, and lets what runs finish for `grace_s`.
+
+        What waits under a key stays in the journal.
+        """
         with self._changed:
             self._stopping = True
-            batches = list(self._batches)
-            self._batches.clear()
-            for batch in batches:
-                batch.drop(self._forget_waiting(batch))
+            for batch in (*self._urgent, *self._ordinary):
+                batch.drop(self._drop_waiting(batch))
             self._changed.notify_all()
+        self._tidying_ends.set()
         if await asyncio.to_thread(self._ended_within, grace_s):
             return
         _log.warning("dispatcher: interrupting what still runs after %g s", grace_s)
@@ -184,11 +202,54 @@ class InProcessDispatcher:
         self._interrupted = True
         self._interrupt()
 
+    def _resume(self) -> None:
+        """Takes up what a service before this one accepted and did not finish."""
+        try:
+            found = self._journal.batches().result()
+        except StoreFailed as error:
+            raise CannotServe(str(error), "Or move it away: its clients send it again") from error
+        for each in found:
+            written: Future[None] = Future()
+            written.set_result(None)
+            batch = LocalBatch(
+                each.tickets,
+                each.size,
+                Record(each.number, each.key, each.digest, written),
+                urgent=each.urgent,
+                finished_at=each.finished,
+            )
+            self._keyed[each.key] = batch
+            if each.tickets:
+                self._admitted += len(each.tickets)
+                self._lane(batch).append(batch)
+        if self._admitted:
+            _log.info("dispatcher: going on with %d submissions of before", self._admitted)
+
     def _ended_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _check_room(self, submissions: int) -> None:
+        """Raises where nothing, or not so much, can be admitted now; under the lock."""
+        if self._stopping:
+            raise Stopping(STOPPING)
+        excess = self._admitted + submissions - self._capacity
+        if excess > 0:
+            retry_after_s = self._time_to_finish_s(excess)
+            raise QueueFull(
+                f"the queue is full ({self._admitted} of {self._capacity} submissions): "
+                f"send the request again in {retry_after_s} s",
+                retry_after_s,
+            )
+        if self._journal.is_full:
+            retry_after_s = math.ceil(self._tidy_period_s)
+            raise QueueFull(
+                "the journal of accepted work is full: "
+                f"send the request again in {retry_after_s} s",
+                retry_after_s,
+            )
 
     def _time_to_finish_s(self, submissions: int) -> int:
         """About how long `submissions` take at the recent rate, 1 to 60 s."""
@@ -197,23 +258,72 @@ class InProcessDispatcher:
         took_s = time.monotonic() - self._finished_at[0]
         return min(60, max(1, math.ceil(submissions * took_s / len(self._finished_at))))
 
-    def _withdraw(self, batch: _LocalBatch) -> None:
-        with self._changed:
-            dropped = self._forget_waiting(batch)
-            if dropped:
-                self._batches.remove(batch)
-                batch.drop(dropped)
+    def _queue(self, batch: LocalBatch) -> View:
+        """Hands a batch to the slots; under the lock."""
+        view = batch.attach(self._left)
+        self._admitted += len(batch.waiting)
+        if batch.waiting:
+            self._lane(batch).append(batch)
+        self._changed.notify(len(batch.waiting))
+        return view
 
-    def _forget_waiting(self, batch: _LocalBatch) -> int:
+    def _lane(self, batch: LocalBatch) -> deque[LocalBatch]:
+        return self._urgent if batch.urgent else self._ordinary
+
+    def _left(self, batch: LocalBatch) -> None:
+        """A client waits no longer for a batch."""
+        if batch.record is None:
+            with self._changed:
+                self._drop_waiting(batch)
+
+    def _drop_waiting(self, batch: LocalBatch) -> int:
+        """Takes what waits of a batch out of the queue, and says how much; under the lock."""
         count = len(batch.waiting)
-        batch.waiting.clear()
-        self._admitted -= count
+        if count:
+            batch.waiting.clear()
+            self._lane(batch).remove(batch)
+            self._admitted -= count
         return count
+
+    def _forget(self, batch: LocalBatch) -> None:
+        """Drops a batch with a key, on disk too; under the lock."""
+        record = batch.record
+        if record is None or batch.forgotten:
+            return
+        batch.forgotten = True
+        self._drop_waiting(batch)
+        del self._keyed[record.key]
+        self._journal.forget([record.number])
+
+    def _tidy(self) -> None:
+        """Forgets, from time to time, what nobody asked for long enough, and what is too much."""
+        while not self._tidying_ends.wait(self._tidy_period_s):
+            with self._changed:
+                for batch in [each for each in self._keyed.values() if self._is_over(each)]:
+                    self._forget(batch)
+            while self._journal.is_full and self._forget_an_eighth():
+                pass
+
+    def _is_over(self, batch: LocalBatch) -> bool:
+        if batch.finished_at is not None:
+            return time.time() - batch.finished_at >= self._results_kept_s
+        since = batch.unattended_since
+        return since is not None and time.monotonic() - since >= self._abandoned_s
+
+    def _forget_an_eighth(self) -> bool:
+        """Forgets the oldest finished batches, and says whether there were any."""
+        with self._changed:
+            finished = [each for each in self._keyed.values() if each.finished_at is not None]
+            for batch in finished[: math.ceil(len(finished) / 8)]:
+                self._forget(batch)
+        with suppress(StoreFailed):
+            self._journal.forget(()).result()  # the journal writes in order: those are gone, too
+        return bool(finished)
 
     def _work(self, slot: Slot) -> None:
         while (taken := self._take()) is not None:
-            batch, index = taken
-            judgement = self._judge_safely(batch.assignments[index], slot)
+            batch, index, work = taken
+            judgement = self._judge_safely(work, slot)
             with self._changed:
                 if batch not in self._running:
                     return  # given up: a stop did not wait for this thread any longer
@@ -223,30 +333,60 @@ class InProcessDispatcher:
             if self._interrupted:
                 batch.drop(1)  # whatever it says, it may come of the interruption
             else:
-                batch.deliver(index, judgement)
+                self._deliver(batch, Finished(index, judgement))
 
-    def _take(self) -> tuple[_LocalBatch, int] | None:
+    def _deliver(self, batch: LocalBatch, finished: Finished) -> None:
+        if batch.record is None:
+            batch.deliver(finished)
+            return
+
+        def deliver(written: Future[None]) -> None:
+            saved = written.exception() is None
+            if not saved:
+                _log.error("submission %s: its judgement is not on disk", finished.judgement.id)
+            batch.deliver(finished, saved=saved)
+
+        number = batch.record.number
+        self._journal.finish(number, finished.index, finished.judgement).add_done_callback(deliver)
+
+    def _take(self) -> tuple[LocalBatch, int, Assignment | Ticket] | None:
         with self._changed:
-            while not self._batches:
+            while not (lane := self._urgent or self._ordinary):
                 if self._stopping:
                     return None
                 self._changed.wait()
-            batch = self._batches.popleft()
-            index = batch.waiting.popleft()
+            batch = lane.popleft()
+            index, work = batch.take()
             if batch.waiting:
-                self._batches.append(batch)
+                lane.append(batch)
             self._running.append(batch)
-            return batch, index
+            return batch, index, work
 
-    def _judge_safely(self, assignment: Assignment, slot: Slot) -> Judgement:
+    def _judge_safely(self, work: Assignment | Ticket, slot: Slot) -> Judgement:
         try:
-            return self._judge(assignment, slot)
+            if isinstance(work, Assignment):
+                return self._judge(work, slot)
+            return self._judge(self._resumption.assignment(work), slot)
         except Exception as error:  # noqa: BLE001 (a slot outlives any fault; this one becomes JE)
             # Not the message: it may quote a program or a test.
             _log.error(
                 "submission %s: judging raised %s at %s",
-                assignment.submission_id,
+                work.submission_id,
                 type(error).__name__,
                 frames_of(error),
             )
-            return self._judging_error(assignment)
+            if isinstance(work, Assignment):
+                return self._judging_error(work)
+            judgement = self._judging_error(work.assignment_without_tests())
+            if not isinstance(error, StoreFailed):
+                return judgement
+            return judgement.model_copy(update={"message": f"judging error: {error}"})
+
+
+def _batch_of(admission: Admission, record: Record | None) -> LocalBatch:
+    works = dict(enumerate(admission.assignments))
+    return LocalBatch(works, len(works), record, urgent=admission.urgent)
+
+
+def _read_judgements(saved: Sequence[tuple[int, str]]) -> list[Finished]:
+    return [Finished(index, Judgement.model_validate_json(body)) for index, body in saved]

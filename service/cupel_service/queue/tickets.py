@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Callable
 
-from cupel.schema import Problem, Submission
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cupel.schema import Limits, Problem, Submission, TokensChecker
+from cupel_service.errors import ProblemUnknown, StoreFailed
 from cupel_service.queue.contract import Assignment
-from cupel_service.suite import Suite
+from cupel_service.suite import Suite, prepare
+
+SuiteOf = Callable[[str, str | None, bytes | None], Suite]
+"""Finds a suite by its digest, the registered problem's id, and the inline problem as JSON.
+
+Raises StoreFailed where it cannot be had (any more).
+"""
 
 
 class Ticket(BaseModel):
@@ -30,6 +39,18 @@ class Ticket(BaseModel):
         """The assignment again, with the suite of that digest."""
         return Assignment(self.submission, self.submission_id, self.problem_id, suite)
 
+    def assignment_without_tests(self) -> Assignment:
+        """The assignment where its suite cannot be had: for its judging error only."""
+        return self.assignment(
+            Suite(
+                tests=(),
+                limits=Limits(),
+                checker=TokensChecker(),
+                tests_per_tier=(),
+                digest=self.digest,
+            )
+        )
+
 
 def ticket_of(assignment: Assignment) -> Ticket:
     """Writes an assignment down; an inline problem must be kept beside it."""
@@ -49,3 +70,29 @@ def inline_problem(assignment: Assignment) -> Problem | None:
     """The problem that came with the submission, if it did."""
     problem = assignment.submission.problem
     return problem if isinstance(problem, Problem) else None
+
+
+def suites_from(registered: Callable[[str], Suite]) -> SuiteOf:
+    """Finds suites of tickets.
+
+    Args:
+        registered: The suite of a registered problem as it is now, such as `ProblemStore.suite`.
+    """
+
+    def suite_of(digest: str, problem_id: str | None, inline: bytes | None) -> Suite:
+        try:
+            if problem_id is not None:
+                suite = registered(problem_id)
+            elif inline is not None:
+                suite = prepare(Problem.model_validate_json(inline))
+            else:
+                raise StoreFailed("its inline problem is missing from the queue")
+        except ProblemUnknown as error:
+            raise StoreFailed(f"problem {problem_id!r} was deleted meanwhile") from error
+        except ValidationError:
+            raise StoreFailed("its inline problem is damaged") from None  # else it quotes tests
+        if suite.digest != digest:
+            raise StoreFailed(f"problem {problem_id!r} was replaced meanwhile")
+        return suite
+
+    return suite_of

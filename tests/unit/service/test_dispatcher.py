@@ -1,3 +1,5 @@
+"""What is particular to the embedded queue; what every queue promises is in the contract tests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,16 +7,19 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from fake_boxes import FakePool, echo_problem
 
 from cupel.schema import FailureClass, Judgement, Problem, Submission, Verdict
-from cupel_service.errors import QueueFull, Stopping
+from cupel_service.errors import ProblemUnknown, QueueFull, Stopping
 from cupel_service.program import Slot
-from cupel_service.queue.contract import Admission, Assignment, Batch, RequestExceedsQueue
+from cupel_service.queue.contract import Admission, Assignment, Batch
 from cupel_service.queue.embedded import InProcessDispatcher
-from cupel_service.suite import prepare
+from cupel_service.queue.journal import BYTES_MAX, Journal
+from cupel_service.queue.tickets import suites_from
+from cupel_service.suite import Suite, prepare
 
 SUITE = prepare(Problem.model_validate(echo_problem()))
 
@@ -62,24 +67,40 @@ class Judge:
             assert await asyncio.to_thread(self.started.acquire, timeout=60)
 
 
-@asynccontextmanager
-async def dispatching(
-    judge: Judge, *, slots: int = 1, capacity: int = 10
-) -> AsyncIterator[InProcessDispatcher]:
-    pool = FakePool(slots)
-    pool.start()
-    dispatcher = InProcessDispatcher(
-        pool.slots,
-        judge,
-        lambda assignment: judgement_of(assignment, Verdict.JE),
-        capacity=capacity,
-        interrupt=judge.gate.set,
-    )
-    try:
-        yield dispatcher
-    finally:
-        judge.gate.set()
-        await dispatcher.stop(60)
+@dataclass
+class Service:
+    """A dispatcher with its journal, which a test opens and stops itself."""
+
+    judge: Judge
+    folder: Path
+    slots: int = 1
+    capacity: int = 10
+    bytes_max: int = BYTES_MAX
+    abandoned_s: float = 60.0
+    interrupt: Callable[[], None] | None = None
+    registered: Callable[[str], Suite] = lambda problem_id: SUITE
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[InProcessDispatcher]:
+        self.journal = Journal(self.folder / "queue.sqlite3", self.bytes_max)
+        pool = FakePool(self.slots)
+        pool.start()
+        dispatcher = InProcessDispatcher(
+            pool.slots,
+            self.judge,
+            lambda assignment: judgement_of(assignment, Verdict.JE),
+            capacity=self.capacity,
+            interrupt=self.interrupt or self.judge.gate.set,
+            journal=self.journal,
+            suite_of=suites_from(self.registered),
+            abandoned_s=self.abandoned_s,
+        )
+        try:
+            yield dispatcher
+        finally:
+            self.judge.gate.set()
+            await dispatcher.stop(60)
+            self.journal.close()
 
 
 async def ids(batch: Batch) -> list[str]:
@@ -90,62 +111,10 @@ def run(scenario: Callable[[], object]) -> None:
     asyncio.run(scenario())  # type: ignore[arg-type]  # every scenario here is a coroutine function
 
 
-def test_every_submission_of_a_request_is_judged_once() -> None:
-    async def scenario() -> None:
-        async with dispatching(Judge(), slots=3, capacity=500) as dispatcher:
-            names = [str(number) for number in range(500)]
-            assert sorted(
-                await ids(await dispatcher.submit(Admission(assignments(*names))))
-            ) == sorted(names)
-
-    run(scenario)
-
-
-def test_indices_are_places_in_the_request() -> None:
-    async def scenario() -> None:
-        async with dispatching(Judge(), slots=2) as dispatcher:
-            batch = await dispatcher.submit(Admission(assignments("a", "b", "c")))
-            places = {each.index: each.judgement.id async for bunch in batch for each in bunch}
-            assert places == {0: "a", 1: "b", 2: "c"}
-
-    run(scenario)
-
-
-def test_a_full_queue_takes_nothing_of_a_request_and_says_when_to_come_back() -> None:
+def test_a_small_request_is_not_stuck_behind_a_large_one(tmp_path: Path) -> None:
     async def scenario() -> None:
         judge = Judge()
-        async with dispatching(judge, capacity=3) as dispatcher:
-            first = await dispatcher.submit(Admission(assignments("wait", "b")))
-            with pytest.raises(QueueFull) as caught:
-                await dispatcher.submit(Admission(assignments("c", "d")))
-            assert 1 <= caught.value.retry_after_s <= 60
-            second = await dispatcher.submit(Admission(assignments("e")))
-            judge.gate.set()
-            assert await ids(first) == ["wait", "b"]
-            assert await ids(second) == ["e"]
-            assert sorted(judge.order) == ["b", "e", "wait"]
-            assert await ids(await dispatcher.submit(Admission(assignments("c", "d", "f")))) == [
-                "c",
-                "d",
-                "f",
-            ]
-
-    run(scenario)
-
-
-def test_a_request_larger_than_the_queue_is_told_to_split() -> None:
-    async def scenario() -> None:
-        async with dispatching(Judge(), capacity=2) as dispatcher:
-            with pytest.raises(RequestExceedsQueue, match="split"):
-                await dispatcher.submit(Admission(assignments("a", "b", "c")))
-
-    run(scenario)
-
-
-def test_a_small_request_is_not_stuck_behind_a_large_one() -> None:
-    async def scenario() -> None:
-        judge = Judge()
-        async with dispatching(judge) as dispatcher:
+        async with Service(judge, tmp_path).running() as dispatcher:
             large = await dispatcher.submit(Admission(assignments("wait", "a", "b", "c")))
             await judge.has_started()
             small = await dispatcher.submit(Admission(assignments("x")))
@@ -157,27 +126,11 @@ def test_a_small_request_is_not_stuck_behind_a_large_one() -> None:
     run(scenario)
 
 
-def test_cancelling_drops_what_has_not_started_and_frees_its_room() -> None:
-    async def scenario() -> None:
-        judge = Judge()
-        async with dispatching(judge, capacity=4) as dispatcher:
-            batch = await dispatcher.submit(Admission(assignments("wait", "a", "b", "c")))
-            await judge.has_started()
-            batch.leave()
-            batch.leave()
-            other = await dispatcher.submit(Admission(assignments("x", "y", "z")))
-            judge.gate.set()
-            assert await ids(other) == ["x", "y", "z"]
-            assert judge.order == ["wait", "x", "y", "z"]
-
-    run(scenario)
-
-
 def test_a_defect_in_judging_is_a_judging_error_and_its_text_is_not_logged(
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        async with dispatching(Judge()) as dispatcher:
+        async with Service(Judge(), tmp_path).running() as dispatcher:
             batch = await dispatcher.submit(Admission(assignments("fail", "b")))
             verdicts = [each.judgement.verdict async for bunch in batch for each in bunch]
             assert verdicts == [Verdict.JE, Verdict.AC]
@@ -188,19 +141,15 @@ def test_a_defect_in_judging_is_a_judging_error_and_its_text_is_not_logged(
     assert "secret" not in caplog.text
 
 
-def test_a_stop_finishes_what_runs_and_returns_what_waits() -> None:
+def test_a_stop_delivers_what_runs_before_it_says_that_the_rest_is_dropped(tmp_path: Path) -> None:
     async def scenario() -> None:
         judge = Judge()
-        async with dispatching(judge) as dispatcher:
+        async with Service(judge, tmp_path).running() as dispatcher:
             batch = await dispatcher.submit(Admission(assignments("wait", "b")))
-            waiting = await dispatcher.submit(Admission(assignments("c")))
             await judge.has_started()
             stop = asyncio.create_task(dispatcher.stop(60))
-            with pytest.raises(Stopping):
-                await ids(waiting)
-            assert dispatcher.stopping
-            with pytest.raises(Stopping):
-                await dispatcher.submit(Admission(assignments("d")))
+            while not dispatcher.stopping:  # noqa: ASYNC110 (it says so by no event)
+                await asyncio.sleep(0)
             judge.gate.set()
             bunches = aiter(batch)
             assert [each.judgement.id for each in await anext(bunches)] == ["wait"]
@@ -211,22 +160,29 @@ def test_a_stop_finishes_what_runs_and_returns_what_waits() -> None:
     run(scenario)
 
 
-def test_a_stop_interrupts_what_outlasts_its_grace_and_gives_no_verdict() -> None:
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_stop_interrupts_what_outlasts_its_grace_and_gives_no_verdict(
+    tmp_path: Path, key: str | None
+) -> None:
     async def scenario() -> None:
         judge = Judge()
-        async with dispatching(judge) as dispatcher:
-            batch = await dispatcher.submit(Admission(assignments("wait")))
+        async with Service(judge, tmp_path).running() as dispatcher:
+            batch = await dispatcher.submit(Admission(assignments("wait"), key))
             await judge.has_started()
             await dispatcher.stop(0)
             with pytest.raises(Stopping):
                 await ids(batch)
+        if key is not None:  # nor is one written down: the next service judges it
+            async with Service(judge, tmp_path).running() as dispatcher:
+                assert await ids(await dispatcher.submit(Admission(assignments("wait"), key)))
+                assert judge.order == ["wait", "wait"]
 
     run(scenario)
 
 
-def test_results_of_a_request_arrive_in_bunches_in_order_of_completion() -> None:
+def test_results_of_a_request_arrive_in_bunches_in_order_of_completion(tmp_path: Path) -> None:
     async def scenario() -> Sequence[int]:
-        async with dispatching(Judge(), capacity=1000) as dispatcher:
+        async with Service(Judge(), tmp_path, capacity=1000).running() as dispatcher:
             batch = await dispatcher.submit(
                 Admission(assignments(*(str(number) for number in range(1000))))
             )
@@ -235,19 +191,92 @@ def test_results_of_a_request_arrive_in_bunches_in_order_of_completion() -> None
     assert asyncio.run(scenario()) == list(range(1000))
 
 
-def test_a_stop_gives_up_a_thread_that_does_not_come_back() -> None:
+def test_a_stop_gives_up_a_thread_that_does_not_come_back(tmp_path: Path) -> None:
     async def scenario() -> None:
         judge = Judge()
-        pool = FakePool(1)
-        pool.start()
-        dispatcher = InProcessDispatcher(
-            pool.slots, judge, judgement_of, capacity=1, interrupt=lambda: None
-        )
-        batch = await dispatcher.submit(Admission(assignments("wait")))
-        await judge.has_started()
-        await dispatcher.stop(0)
-        with pytest.raises(Stopping):
-            await ids(batch)
-        judge.gate.set()
+        service = Service(judge, tmp_path, interrupt=lambda: None)
+        async with service.running() as dispatcher:
+            batch = await dispatcher.submit(Admission(assignments("wait"), "k"))
+            await judge.has_started()
+            await dispatcher.stop(0)
+            with pytest.raises(Stopping):
+                await ids(batch)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("moment", ["deleted", "replaced"])
+def test_work_of_before_whose_problem_is_gone_is_a_judging_error_that_says_so(
+    tmp_path: Path, moment: str
+) -> None:
+    other = prepare(Problem.model_validate(echo_problem(3)))
+
+    def registered(problem_id: str) -> Suite:
+        if moment == "deleted":
+            raise ProblemUnknown(problem_id)
+        return other
+
+    async def scenario() -> None:
+        judge = Judge()
+        async with Service(judge, tmp_path).running() as dispatcher:
+            await dispatcher.submit(Admission(assignments("wait", "b", "c"), "k", "d"))
+            await judge.has_started()
+            await dispatcher.stop(0)
+        async with Service(judge, tmp_path, registered=registered).running() as dispatcher:
+            batch = await dispatcher.attach("k", "d")
+            assert batch is not None
+            found = [each.judgement async for bunch in batch for each in bunch]
+            assert {each.verdict for each in found} == {Verdict.JE}
+            assert {each.message for each in found} == {
+                f"judging error: problem 'p' was {moment} meanwhile"
+            }
+
+    run(scenario)
+
+
+def test_a_full_journal_takes_nothing_until_finished_batches_made_room(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        # With room for nothing, each batch finds it full of the one before.
+        service = Service(judge, tmp_path, bytes_max=64 * 1024)
+        async with service.running() as dispatcher:
+            submission = Submission(problem="p", completion="x" * 100_000)
+            large = Assignment(submission, "wait", "p", SUITE)
+            batch = await dispatcher.submit(Admission([large], "first", "d"))
+            with pytest.raises(QueueFull, match="journal"):
+                await dispatcher.submit(Admission(assignments("b"), "second", "d"))
+            assert await dispatcher.attach("second", "d") is None
+            judge.gate.set()
+            assert await ids(batch) == ["wait"]
+            assert await ids(await dispatcher.submit(Admission(assignments("b"), "second", "d")))
+
+    run(scenario)
+
+
+def test_too_much_in_the_journal_ends_finished_batches_before_their_time(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        service = Service(Judge(), tmp_path, bytes_max=64 * 1024, abandoned_s=0.2)
+        async with service.running() as dispatcher:
+            await ids(await dispatcher.submit(Admission(assignments("a" * 100_000), "k", "d")))
+            while (batch := await dispatcher.attach("k", "d")) is not None:
+                batch.leave()
+                await asyncio.sleep(0.01)
+            assert await ids(await dispatcher.submit(Admission(assignments("b"), "k", "d"))) == [
+                "b"
+            ]
+
+    run(scenario)
+
+
+def test_a_judgement_that_cannot_be_written_is_delivered_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        judge = Judge()
+        service = Service(judge, tmp_path)
+        async with service.running() as dispatcher:
+            batch = await dispatcher.submit(Admission(assignments("wait", "b"), "k", "d"))
+            await judge.has_started()
+            service.journal.close()
+            judge.gate.set()
+            assert await ids(batch) == ["wait", "b"]
 
     run(scenario)
