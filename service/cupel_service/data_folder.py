@@ -36,12 +36,13 @@ class DataFolder:
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
+        setting = "CUPEL_STORE" if shared else "--data-dir or CUPEL_DATA_DIR"
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             # The kernel drops the lock with its last descriptor, so a killed service leaves none.
             self._file: IO[str] = (path / "lock").open("a+", encoding="ascii")
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise _unusable(path, error, setting) from error
         try:
             how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             fcntl.flock(self._file, how | fcntl.LOCK_NB)
@@ -51,12 +52,11 @@ class DataFolder:
                 holder = self._holder()
             raise CannotServe(
                 f"data folder {path} is in use by another service (process {holder})",
-                "Stop that one, or choose another folder with --data-dir or CUPEL_DATA_DIR"
-                + (", or with CUPEL_STORE" if shared else ""),
+                f"Stop that one, or choose another folder with {setting}",
             ) from error
         except OSError as error:
             self._file.close()
-            raise _unusable(path, error) from error
+            raise _unusable(path, error, setting) from error
 
     def _holder(self) -> str:
         self._file.seek(0)
@@ -119,8 +119,8 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unusable(path: Path, error: OSError) -> CannotServe:
+def _unusable(path: Path, error: OSError, setting: str) -> CannotServe:
     return CannotServe(
         f"data folder {path} cannot be used ({error.strerror or error})",
-        "Check its owner and permissions, or choose another with --data-dir or CUPEL_DATA_DIR",
+        f"Check its owner and permissions, or choose another with {setting}",
     )

@@ -44,7 +44,7 @@ class SuiteFolder:
         path = self._path / digest
         try:
             content = path.read_bytes()
-            os.utime(path)  # its modification time says when it was last used
+            _note_use(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -61,6 +61,7 @@ class SuiteFolder:
             with self._alone():
                 self._make_room(digest, len(content))
                 write_whole(self._path / digest, content, durable=False)
+                _note_use(self._path / digest)
         except OSError as error:
             self._warn(error)
 
@@ -105,3 +106,9 @@ class SuiteFolder:
             self._path,
             error.strerror or error,
         )
+
+
+def _note_use(path: Path) -> None:
+    """A copy's modification time says when it was last used; the kernel's own is in ticks."""
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns, now_ns))
