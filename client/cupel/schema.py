@@ -296,6 +296,7 @@ class JudgementsRequest(Request):
     """One or many submissions to judge."""
 
     submissions: tuple[Submission, ...] = Field(min_length=1, max_length=SUBMISSIONS_MAX)
+    urgent: bool = Field(False, description="Go before what waits already and is not urgent.")
 
 
 class TestResult(Response):
@@ -409,6 +410,7 @@ class RewardsRequest(Request):
     extra_rewards: dict[str, RewardSpec] = Field(
         default_factory=dict, description="Further rewards from the same judgements, by name."
     )
+    urgent: bool = Field(False, description="Go before what waits already and is not urgent.")
 
     @model_validator(mode="after")
     def _one_problem_each(self) -> Self:
@@ -443,15 +445,23 @@ class ToolchainInfo(Response):
     reason: str = ""
 
 
+class BoxLimits(Response):
+    """What bounds a whole box, whatever limits a problem sets; 0 for no bound."""
+
+    scratch_bytes: int = Field(0, description="Size of each file system that programs may write.")
+    memory_bytes: int = Field(0, description="Memory of the whole box.")
+    processes: int = Field(0, description="Processes of the whole box.")
+
+
 class Info(Response):
     """What this service runs on: for operators, and for the record of an experiment."""
 
     version: str
     box: str = Field(description="Kind of boxes: `native`, `docker`; of a cluster, its workers'.")
     runtime: str = Field(
-        "", description="Docker runtime of the boxes (`runc`, `runsc`), or `none`."
+        "", description="Container runtime of the boxes, `runc` or `runsc`; empty for native ones."
     )
-    image: str = Field("", description="Image that docker boxes are made from.")
+    image: str = Field("", description="Image of docker boxes and its id.")
     cgroup: str = Field(description="`v1`, `v2`, or `none` if given up by name.")
     accounting: str = Field(
         "",
@@ -461,6 +471,7 @@ class Info(Response):
     user: str = Field(description="Whose rights the boxes were made with: `root` or `ordinary`.")
     slots: int = Field(description="Boxes that run at one time; of a cluster, of all live workers.")
     physical_cores: int
+    box_limits: BoxLimits = BoxLimits()
     queue: Literal["embedded", "redis"] = "embedded"
     queue_capacity: int = Field(description="Submissions that may wait or run at one time.")
     workers: int = Field(1, description="Processes with boxes that are alive.")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 
-from cupel.schema import Info, Language, ToolchainInfo
+from cupel.schema import BoxLimits, Info, Language, ToolchainInfo
 from cupel_service.boxes import Pool
 from cupel_service.host import physical_cores, warnings_of
 from cupel_service.settings import Settings
@@ -32,7 +32,15 @@ def info_of_boxes(settings: Settings, pool: Pool) -> Info:
     return Info(
         version=version("cupel"),
         box=facts.box,
+        runtime=facts.runtime,
+        image=facts.image,
         cgroup=facts.cgroup,
+        accounting=facts.accounting,
+        box_limits=BoxLimits(
+            scratch_bytes=facts.scratch_bytes,
+            memory_bytes=facts.box_memory_bytes,
+            processes=facts.box_processes,
+        ),
         seccomp=facts.seccomp,
         user=facts.user,
         slots=len(pool.slots),
@@ -68,6 +76,11 @@ def info_of_workers(settings: Settings, workers: Sequence[Info]) -> Info:
         image=_either(worker.image for worker in workers),
         cgroup=_either(worker.cgroup for worker in workers),
         accounting=_either(worker.accounting for worker in workers),
+        box_limits=BoxLimits(
+            scratch_bytes=_tightest(worker.box_limits.scratch_bytes for worker in workers),
+            memory_bytes=_tightest(worker.box_limits.memory_bytes for worker in workers),
+            processes=_tightest(worker.box_limits.processes for worker in workers),
+        ),
         seccomp=bool(workers) and all(worker.seccomp for worker in workers),
         user=_either(worker.user for worker in workers),
         slots=sum(worker.slots for worker in workers),
@@ -86,8 +99,7 @@ def info_of_workers(settings: Settings, workers: Sequence[Info]) -> Info:
 
 def boxes_of(info: Info) -> str:
     """The boxes in a few words, such as `docker boxes runsc`."""
-    runtime = "" if info.runtime in ("", "none") else f" {info.runtime}"
-    return f"{info.box} boxes{runtime}"
+    return f"{info.box} boxes {info.runtime}".rstrip()
 
 
 def _common_toolchains(workers: Sequence[Info]) -> tuple[ToolchainInfo, ...]:
@@ -131,7 +143,13 @@ def _differences(workers: Sequence[Info]) -> Iterator[str]:
 
 def _either(values: Iterable[str]) -> str:
     """What all workers say, or each thing that some of them do."""
-    return " and ".join(sorted(set(values))) or _UNKNOWN
+    said = set(values)
+    return " and ".join(sorted(said - {""})) if said else _UNKNOWN
+
+
+def _tightest(bounds: Iterable[int]) -> int:
+    """The smallest bound; 0 is none."""
+    return min((bound for bound in bounds if bound), default=0)
 
 
 def _distinct(values: Iterable[str]) -> tuple[str, ...]:

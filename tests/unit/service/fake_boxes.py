@@ -31,6 +31,12 @@ class FakeFacts:
     seccomp: bool = True
     user: Literal["root", "ordinary"] = "ordinary"
     degraded: tuple[str, ...] = ()
+    runtime: str = ""
+    image: str = ""
+    accounting: str = "cgroup"
+    scratch_bytes: int = 64 * MEBIBYTE
+    box_memory_bytes: int = 0
+    box_processes: int = 0
 
 
 @dataclass
