@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cupel.schema import Judgement
 from cupel_service.errors import Stopping
-from cupel_service.queue.contract import Batch
+from cupel_service.queue.contract import Batch, QueueUnreachable
 
 _log = logging.getLogger(__name__)
 
@@ -24,16 +24,17 @@ async def judgements_in_order(batch: Batch, receive: Receive) -> tuple[Judgement
 
     Args:
         batch: The request's submissions.
-        receive: The request's ASGI channel; a disconnect drops what has not started.
+        receive: The request's ASGI channel; at a disconnect the batch is left.
 
     Returns:
         The judgements in the order of the submissions.
 
     Raises:
         Stopping: Some submissions were dropped.
+        QueueUnreachable: Some judgements cannot be had now.
     """
     judgements: dict[int, Judgement] = {}
-    async with _dropped_on_disconnect(batch, receive):
+    async with _left_on_disconnect(batch, receive):
         async for bunch in batch:
             judgements.update((finished.index, finished.judgement) for finished in bunch)
     return tuple(judgements[index] for index in sorted(judgements))
@@ -42,8 +43,8 @@ async def judgements_in_order(batch: Batch, receive: Receive) -> tuple[Judgement
 class JudgementLines(Response):
     """Judgements as newline-delimited JSON, in the order in which they are finished.
 
-    When the service stops in the middle the answer breaks off without its proper end, so that no
-    client can take it for whole.
+    When the service stops in the middle, or loses its queue, the answer breaks off without its
+    proper end, so that no client can take it for whole.
     """
 
     media_type = NDJSON
@@ -56,14 +57,14 @@ class JudgementLines(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        async with _dropped_on_disconnect(self._batch, receive):
+        async with _left_on_disconnect(self._batch, receive):
             await send(start)
             try:
                 async for bunch in self._batch:
                     lines = "".join(each.judgement.model_dump_json() + "\n" for each in bunch)
                     await _send_body(send, lines.encode(), more=True)
-            except Stopping:
-                _log.warning("an answer was broken off: some submissions were dropped")
+            except (Stopping, QueueUnreachable) as error:
+                _log.warning("an answer was broken off: %s", error)
                 return
             await _send_body(send, b"", more=False)
 
@@ -73,7 +74,7 @@ async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
 
 
 @asynccontextmanager
-async def _dropped_on_disconnect(batch: Batch, receive: Receive) -> AsyncIterator[None]:
+async def _left_on_disconnect(batch: Batch, receive: Receive) -> AsyncIterator[None]:
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass

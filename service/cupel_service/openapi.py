@@ -30,6 +30,7 @@ from cupel.schema import (
 )
 from cupel_service.answers import NDJSON
 from cupel_service.problem_details import MEDIA_TYPE
+from cupel_service.requests import KEY_CHARACTERS_MAX, KEY_HEADER, KEY_PATTERN
 
 Fragment = dict[str, Any]  # a part of an OpenAPI document is any JSON object
 Answers = dict[int | str, Fragment]
@@ -51,10 +52,10 @@ _FAULTS = {
     403: "Without API keys only this machine is served.",
     404: "A problem that is not registered.",
     413: "Too many bytes, or more submissions than the queue ever holds.",
-    422: "Not a valid request; `errors` lists each place.",
+    422: "Not a valid request (`errors` lists each place), or a key of another request.",
     429: "The queue is full: nothing was taken. Try again after `Retry-After` seconds.",
     500: "A fault of the service; its log says more.",
-    503: "The service is starting or stopping. Try again after `Retry-After` seconds.",
+    503: "Starting, stopping, or without its queue. Try again after `Retry-After` seconds.",
     507: "No room for the problem; nothing was changed.",
 }
 
@@ -77,6 +78,30 @@ def body(*models: type[BaseModel], examples: Mapping[str, object]) -> Fragment:
                 }
             },
         }
+    }
+
+
+def idempotency_key() -> Fragment:
+    """The parameter of a route whose requests can be shown again."""
+    return {
+        "parameters": [
+            {
+                "name": KEY_HEADER,
+                "in": "header",
+                "required": False,
+                "description": (
+                    "The client's name for this request, such as a new UUID. Who sends the same "
+                    "request with it again gets the same judgements, none made twice, also from "
+                    "a service that was killed meanwhile."
+                ),
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": KEY_CHARACTERS_MAX,
+                    "pattern": KEY_PATTERN,
+                },
+            }
+        ]
     }
 
 

@@ -20,7 +20,7 @@ from cupel_service.errors import (
     ServiceError,
     Stopping,
 )
-from cupel_service.queue.contract import RequestExceedsQueue
+from cupel_service.queue.contract import KeyReused, QueueUnreachable, RequestExceedsQueue
 from cupel_service.requests import InvalidRequest, RequestTooLarge, explain_errors
 
 MEDIA_TYPE = "application/problem+json"
@@ -29,11 +29,13 @@ STOPPING_RETRY_AFTER_S = 5
 
 _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     LanguageUnavailable: HTTPStatus.UNPROCESSABLE_ENTITY,
     ProblemUnknown: HTTPStatus.NOT_FOUND,
     RequestExceedsQueue: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    QueueUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
     ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -66,7 +68,7 @@ def service_error_response(error: ServiceError) -> Response:
     """The answer to a request that met one of the service's own errors."""
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | QueueUnreachable):
         headers["Retry-After"] = str(error.retry_after_s)
     elif isinstance(error, Stopping):
         headers["Retry-After"] = str(STOPPING_RETRY_AFTER_S)

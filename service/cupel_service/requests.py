@@ -6,7 +6,10 @@ Types are strict: a boolean where a number belongs is a mistake, and guessing wo
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
@@ -15,6 +18,11 @@ from pydantic_core import ErrorDetails
 
 from cupel.schema import JudgementsRequest, Submission
 from cupel_service.errors import ServiceError
+
+KEY_HEADER = "Idempotency-Key"
+KEY_CHARACTERS_MAX = 200
+KEY_PATTERN = "^[!-~]+$"
+"""Visible ASCII: what any proxy passes on unchanged."""
 
 _ERRORS_SHOWN = 20
 _LOCATION_CHARACTERS = 200
@@ -58,7 +66,52 @@ async def read_document(request: Request, model: type[_Document]) -> _Document:
     return _validate(model, await request.body())
 
 
-async def read_submissions(request: Request) -> tuple[Submission, ...]:
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What a client calls its request, so that it can show it again.
+
+    Args:
+        key: Its name for it.
+        digest: SHA-256 of the path and the body, in hexadecimal.
+    """
+
+    key: str
+    digest: str
+
+    def named(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """Gives an id to each submission without one: the same ones whenever the key is shown."""
+        return [
+            submission if submission.id is not None else self._named(submission, index)
+            for index, submission in enumerate(submissions)
+        ]
+
+    def _named(self, submission: Submission, index: int) -> Submission:
+        text = f"{self.digest} {index} {self.key}"
+        name = hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+        return submission.model_copy(update={"id": name})
+
+
+async def read_key(request: Request) -> RequestKey | None:
+    """Reads the Idempotency-Key header, where there is one.
+
+    Raises:
+        InvalidRequest: It is not a key.
+    """
+    shown = request.headers.getlist(KEY_HEADER)
+    if not shown:
+        return None
+    key = shown[0]
+    if len(shown) > 1 or len(key) > KEY_CHARACTERS_MAX or not re.fullmatch(KEY_PATTERN, key):
+        raise InvalidRequest(
+            f"{KEY_HEADER} must be one header of 1 to {KEY_CHARACTERS_MAX} visible ASCII "
+            "characters: a new UUID for each request will do"
+        )
+    digest = hashlib.sha256(request.url.path.encode() + b"\n")
+    digest.update(await request.body())
+    return RequestKey(key, digest.hexdigest())
+
+
+async def read_submissions(request: Request) -> JudgementsRequest:
     """Reads one submission or many.
 
     Raises:
@@ -66,7 +119,7 @@ async def read_submissions(request: Request) -> tuple[Submission, ...]:
     """
     body = await request.body()
     try:
-        return JudgementsRequest.model_validate_json(body, strict=True).submissions
+        return JudgementsRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         # Trying the larger document first, as it is the one whose speed matters; the two have no
         # field in common, so what lacks `submissions` can only be meant as a single submission.
@@ -75,7 +128,7 @@ async def read_submissions(request: Request) -> tuple[Submission, ...]:
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         ):
             raise _invalid(error) from None
-    return (_validate(Submission, body),)
+    return JudgementsRequest(submissions=(_validate(Submission, body),))
 
 
 def _validate(model: type[_Document], body: bytes) -> _Document:

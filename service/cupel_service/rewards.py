@@ -37,6 +37,8 @@ def reward(judgement: Judgement, spec: RewardSpec) -> float | None:
         ValueError: The judgement does not hold the tests that this reward counts, or the weights
             are not as many as the covered tiers.
     """
+    if judgement.verdict is Verdict.JE and not judgement.tests:
+        return None  # nothing was judged; even the number of tiers may be unknown
     coverage = min(spec.coverage or judgement.tiers, judgement.tiers)
     weights = _weights(spec, coverage)
     if judgement.verdict is Verdict.CE:

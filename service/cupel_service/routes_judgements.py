@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,10 +18,24 @@ from cupel.schema import (
 )
 from cupel_service.answers import NDJSON, JudgementLines, judgements_in_order
 from cupel_service.app_state import runtime_of
-from cupel_service.openapi import answer, body, example_completion, example_problem, faults
-from cupel_service.queue.contract import Admission, Assignment
-from cupel_service.requests import InvalidRequest, read_document, read_submissions
+from cupel_service.openapi import (
+    answer,
+    body,
+    example_completion,
+    example_problem,
+    faults,
+    idempotency_key,
+)
+from cupel_service.queue.contract import Admission, Assignment, Batch
+from cupel_service.requests import (
+    InvalidRequest,
+    RequestKey,
+    read_document,
+    read_key,
+    read_submissions,
+)
 from cupel_service.rewards import needs_every_test, reward
+from cupel_service.runtime import Runtime
 
 router = APIRouter(tags=["judging"])
 
@@ -31,7 +45,8 @@ _JUDGING_FAULTS = faults(401, 403, 404, 413, 422, 429, 500, 503)
 @router.post(
     "/v1/judgements",
     summary="Judge one or many submissions",
-    openapi_extra=body(
+    openapi_extra=idempotency_key()
+    | body(
         Submission,
         JudgementsRequest,
         examples={
@@ -57,10 +72,19 @@ async def judge_submissions(request: Request) -> Response:
 
     With `Accept: application/x-ndjson` the answer is one judgement per line, in the order in which
     they are finished. A full queue answers 429 and takes none of the request's submissions.
+
+    With an `Idempotency-Key` the submissions are durable: a client that was cut off, or whose
+    service was killed, sends the same request again and gets every judgement, none made twice.
     """
     runtime = runtime_of(request)
-    assignments = await runtime.assign(await read_submissions(request))
-    batch = await runtime.dispatcher.submit(Admission(assignments))
+    key = await read_key(request)
+    document = await read_submissions(request)
+
+    async def assigned() -> list[Assignment]:
+        submissions = document.submissions if key is None else key.named(document.submissions)
+        return await runtime.assign(submissions)
+
+    batch = await _batch(runtime, key, assigned, urgent=document.urgent)
     if NDJSON in request.headers.get("accept", ""):
         return JudgementLines(batch)
     judgements = await judgements_in_order(batch, request.receive)
@@ -71,7 +95,8 @@ async def judge_submissions(request: Request) -> Response:
 @router.post(
     "/v1/rewards",
     summary="Rewards of completions, as a trainer needs them",
-    openapi_extra=body(
+    openapi_extra=idempotency_key()
+    | body(
         RewardsRequest,
         examples={
             "low and high coverage": {
@@ -87,17 +112,24 @@ async def judge_submissions(request: Request) -> Response:
 async def reward_completions(request: Request) -> Response:
     """Judges each completion by its problem and answers its rewards, null where judging failed.
 
-    All rewards come from one judgement per completion, which goes as far as they need.
+    All rewards come from one judgement per completion, which goes as far as they need. With an
+    `Idempotency-Key` the completions are durable, as submissions are in `/v1/judgements`.
     """
     runtime = runtime_of(request)
+    key = await read_key(request)
     document = await read_document(request, RewardsRequest)
     specs = {"reward": document.reward} | {
         f"extra_rewards.{name}": spec for name, spec in document.extra_rewards.items()
     }
-    assignments = await runtime.assign(_submissions(document, list(specs.values())))
-    for name, spec in specs.items():
-        _check_weights(name, spec, assignments)
-    batch = await runtime.dispatcher.submit(Admission(assignments))
+
+    async def assigned() -> list[Assignment]:
+        submissions = _submissions(document, list(specs.values()))
+        assignments = await runtime.assign(submissions if key is None else key.named(submissions))
+        for name, spec in specs.items():
+            _check_weights(name, spec, assignments)
+        return assignments
+
+    batch = await _batch(runtime, key, assigned, urgent=document.urgent)
     judgements = await judgements_in_order(batch, request.receive)
     answered = RewardsResponse(
         rewards=tuple(reward(judgement, document.reward) for judgement in judgements),
@@ -108,6 +140,23 @@ async def reward_completions(request: Request) -> Response:
         judgements=judgements,
     )
     return Response(answered.model_dump_json(), media_type="application/json")
+
+
+async def _batch(
+    runtime: Runtime,
+    key: RequestKey | None,
+    assigned: Callable[[], Awaitable[list[Assignment]]],
+    *,
+    urgent: bool,
+) -> Batch:
+    """What the key stands for already, else the request's submissions, admitted now."""
+    if key is None:
+        return await runtime.dispatcher.submit(Admission(await assigned(), urgent=urgent))
+    known = await runtime.dispatcher.attach(key.key, key.digest)
+    if known is not None:
+        return known
+    admission = Admission(await assigned(), key.key, key.digest, urgent)
+    return await runtime.dispatcher.submit(admission)
 
 
 def _submissions(document: RewardsRequest, specs: Sequence[RewardSpec]) -> list[Submission]:

@@ -126,6 +126,16 @@ def test_weights_must_be_as_many_as_the_covered_tiers(found: Judgement) -> None:
         value(found, WEIGHTS, None, (1.0,))
 
 
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0)])
+@pytest.mark.parametrize("coverage", [None, 1, 2])
+def test_a_judging_error_that_does_not_know_its_problem_is_no_reward(
+    coverage: int | None, weights: tuple[float, ...] | None
+) -> None:
+    lost = judgement(tests_per_tier=(), verdict="JE")
+    kinds = [WEIGHTS] if weights else [ALL, TESTS, TIERS]
+    assert [value(lost, kind, coverage, weights) for kind in kinds] == [None] * len(kinds)
+
+
 @pytest.mark.parametrize("kind", [TESTS, TIERS])
 def test_what_counts_tests_needs_every_test(kind: RewardKind) -> None:
     with pytest.raises(ValueError, match="2 of 4 tests judged; judge with stop `never`"):
