@@ -1,12 +1,14 @@
 # From a fresh clone: `make demo` shows Cupel at work, `make test` runs its tests. `make` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test check cases bench clean
+.PHONY: help venv demo serve image image-sandbox image-service image-redis test check cases bench clean
 
 PYTHON ?= python3
 CASES ?= ../shared/cases
+LANGUAGES ?= full
 ARGS ?=
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -14,7 +16,7 @@ C_CHECKS := -std=c17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wconversion -Werror -c -o 
 C_CHECKS += $(shell $(CC) --version 2>/dev/null | grep -q 'Free Software' && echo -fanalyzer)
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo "  ARGS=... is handed to serve, test, cases and bench; PYTHON=... makes the environment"
 
 venv: $(INSTALLED) ## make .venv and install the project with its tools into it
@@ -40,6 +42,27 @@ demo: $(INSTALLED) ## start a service, judge a batch of completions, show verdic
 
 serve: $(INSTALLED) ## run the service on http://127.0.0.1:8400
 	@$(BIN)/cupel serve $(ARGS)
+
+image: image-sandbox image-service image-redis secrets/api-keys ## build what docker compose runs: LANGUAGES=small is enough to try it
+
+image-sandbox: ## build cupel-sandbox, which programs are judged in: LANGUAGES=full (or small)
+	@sandbox/images/make-base
+	docker build --target $(LANGUAGES) --build-arg VERSION=$(VERSION) \
+	  -t cupel-sandbox -t cupel-sandbox:$(VERSION) sandbox/images
+
+image-service: ## build cupel, the API and the worker
+	@sandbox/images/make-base
+	@service/image/make-wheels
+	docker build --build-arg VERSION=$(VERSION) -t cupel -t cupel:$(VERSION) -f service/image/Dockerfile .
+
+image-redis: ## see to it that there is a redis:7
+	@service/image/make-redis
+
+# The folder keeps others out; the file is readable because the API's own user must read it.
+secrets/api-keys:
+	@mkdir -p -m 0700 secrets
+	@umask 022; head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \n' > $@; echo >> $@
+	@echo "made $@, with one key"
 
 test: $(INSTALLED) ## run the test suite
 	@$(BIN)/pytest $(ARGS)
