@@ -29,7 +29,7 @@ class SuiteFolder:
     Thread-safe, and for any number of processes at once.
 
     Args:
-        path: The folder; made when something is first kept.
+        path: The folder, of which every file is a copy; made when something is first kept.
         capacity_bytes: Content to keep at most.
     """
 
@@ -68,30 +68,32 @@ class SuiteFolder:
     def drop(self, digest: str) -> None:
         """Removes what is kept under a digest. Nothing if there is nothing."""
         try:
-            (self._path / digest).unlink(missing_ok=True)
+            with self._alone():
+                (self._path / digest).unlink(missing_ok=True)
         except OSError as error:
             self._warn(error)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Only one thread of one process at a time makes room and writes."""
+        """Only one thread of one process at a time adds and removes."""
         with (self._path / _LOCK).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _make_room(self, digest: str, content_bytes: int) -> None:
         used = []
-        for entry in os.scandir(self._path):
-            if entry.name.startswith(TEMPORARY_PREFIX):
-                Path(entry.path).unlink(missing_ok=True)  # its writer died: this process is alone
-            elif entry.name not in (_LOCK, digest):
-                facts = entry.stat(follow_symlinks=False)
-                used.append((facts.st_mtime_ns, facts.st_size, entry.name))
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY_PREFIX):
+                    Path(entry.path).unlink()  # its writer died: only this one writes now
+                elif entry.name not in (_LOCK, digest):
+                    facts = entry.stat(follow_symlinks=False)
+                    used.append((facts.st_mtime_ns, facts.st_size, entry.name))
         room_bytes = self._capacity_bytes - sum(size for _, size, _ in used)
         for _, size, name in sorted(used):
             if room_bytes >= content_bytes:
                 return
-            (self._path / name).unlink(missing_ok=True)
+            (self._path / name).unlink()
             room_bytes += size
 
     def _warn(self, error: OSError) -> None:

@@ -27,7 +27,8 @@ class SuiteReader:
 
     Args:
         storage: Of the shared problem store.
-        cache_dir: Folder of copies on this machine's disk; other processes may use it too.
+        cache_dir: Folder on this machine's disk, below which copies are kept in `suites`; other
+            processes may use it too.
         cache_bytes: How much to keep there.
         memory_bytes: Test data of prepared suites to keep in memory.
         patience_s: For how long an unreachable store is tried again.
@@ -43,15 +44,11 @@ class SuiteReader:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._storage = storage
-        self._folder = SuiteFolder(cache_dir, cache_bytes)
+        self._folder = SuiteFolder(cache_dir / "suites", cache_bytes)
         self._memory = SuiteMemory(memory_bytes)
         self._patience_s = patience_s
         self._lock = Lock()
         self._fetching: dict[str, Future[Suite]] = {}
-
-    def cached(self, digest: str) -> Suite | None:
-        """A suite if it is in memory: never waits."""
-        return self._memory.get(digest)
 
     def suite_of(self, digest: str, problem_id: str | None, inline: bytes | None) -> Suite:
         """The suite of a problem.

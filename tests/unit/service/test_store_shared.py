@@ -109,10 +109,28 @@ def test_content_that_is_put_again_is_kept(storage: Storage) -> None:
     store = opened(storage)
     store.put("p", problem())
     store.delete("p")
-    opened(storage, at_s=10 * DAY_S - 1).put("q", problem(3))  # its start removes nothing but...
+    again = opened(storage, at_s=0.9 * DAY_S)
+    again.put("q", problem())
+    opened(storage, at_s=2 * DAY_S)
+    again.delete("q")  # its clock says 0.9 days: let go a second time
+    opened(storage, at_s=1.8 * DAY_S)
     assert len(storage.names("blobs")) == 1
-    opened(storage, at_s=10 * DAY_S).put("p", problem())
-    assert len(opened(storage, at_s=12 * DAY_S).suite("p").tests) == 2
+
+
+class SweptStorage(FakeStorage):
+    """Another service starts at the worst moment and removes content that was unused for long."""
+
+    def write(self, name: str, content: bytes) -> None:
+        super().write(name, content)
+        if name.startswith("problems/"):
+            for blob in self.names("blobs"):
+                self.delete(blob)
+
+
+def test_content_that_was_removed_in_mid_put_is_written_again() -> None:
+    fake = SweptStorage()
+    opened(fake).put("p", problem(3))
+    assert len(opened(fake).suite("p").tests) == 3
 
 
 def test_content_that_nothing_ever_named_is_kept_for_a_day(storage: Storage) -> None:

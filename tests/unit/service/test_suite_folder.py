@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_used_fails_nobody_and_is_said_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             folder.add("a", b"x")
-            assert folder.get("a") is None
             folder.drop("a")
+            assert folder.get("a") is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "CUPEL_CACHE_DIR" in caplog.text

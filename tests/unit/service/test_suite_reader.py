@@ -52,13 +52,11 @@ def test_a_suite_comes_from_the_store_then_from_memory(tmp_path: Path) -> None:
     fake = FakeStorage()
     (digest,) = filled(fake, problem(3))
     suites = reader(fake, tmp_path, memory_bytes=MEBIBYTE)
-    assert suites.cached(digest) is None
     suite = suites.suite_of(digest, "p0", None)
     assert [test.input for test in suite.tests] == [b"1\n", b"2\n", b"3\n"]
     fake.failures = [DOWN]
-    (tmp_path / digest).unlink()
+    (tmp_path / "suites" / digest).unlink()
     assert suites.suite_of(digest, "p0", None) is suite
-    assert suites.cached(digest) is suite
 
 
 def test_a_suite_comes_from_the_disk_once_a_worker_of_this_machine_had_it(tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ def test_a_damaged_copy_is_never_judged_by_and_fetched_again(damage: bytes, tmp_
     fake = FakeStorage()
     (digest,) = filled(fake, problem())
     suite = reader(fake, tmp_path).suite_of(digest, "p0", None)
-    copy = tmp_path / digest
+    copy = tmp_path / "suites" / digest
     whole = copy.read_bytes()
     copy.write_bytes(whole.replace(b'"2\\n"', b'"3\\n"') if damage == b"replaced" else damage)
     assert reader(fake, tmp_path).suite_of(digest, "p0", None) == suite
@@ -88,7 +86,7 @@ def test_damaged_content_of_the_store_is_never_judged_by(tmp_path: Path) -> None
     fake.files[blob_name(digest)] = fake.files[blob_name(digest)].replace(b'"2\\n"', b'"3\\n"')
     with pytest.raises(ProblemDamaged, match="'p0'"):
         reader(fake, tmp_path).suite_of(digest, "p0", None)
-    assert not (tmp_path / digest).exists()
+    assert not (tmp_path / "suites").exists()
 
 
 def test_content_that_the_store_lacks_is_said(tmp_path: Path) -> None:
@@ -104,7 +102,7 @@ def test_a_problem_that_came_along_needs_no_store(tmp_path: Path) -> None:
     suites = reader(fake, tmp_path, memory_bytes=MEBIBYTE)
     suite = suites.suite_of(digest, None, problem().model_dump_json().encode())
     assert suite.digest == digest
-    assert suites.cached(digest) is suite
+    assert suites.suite_of(digest, None, None) is suite
     assert not fake.calls
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +226,7 @@ def test_a_full_disk_costs_the_copy_and_nothing_else(
             assert suites.suite_of(digest, "p", None).digest == digest
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "No space left" in caplog.text
-    assert [path.name for path in tiny.glob("[!.]*")] == [digests[-1]]
+    assert [path.name for path in (tiny / "suites").glob("[!.]*")] == [digests[-1]]
 
 
 def test_a_disk_that_takes_no_more_is_survived_without_root(tmp_path: Path) -> None:
@@ -253,4 +251,4 @@ print([suites.suite_of(sys.argv[3], "p", None).digest for _ in range(2)])
         check=True,
     )
     assert done.stdout.count(digest) == 2
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "cache" / "suites").iterdir()] == [".lock"]
