@@ -37,8 +37,8 @@ from cupel_sandbox.cgroup import CgroupTree, open_cgroups, start_janitor
 from cupel_sandbox.docker_engine import (
     LABEL,
     RUNNER_FOLDER,
+    Attached,
     Engine,
-    attach,
     connect,
     create_container,
     image_id,
@@ -165,7 +165,7 @@ class DockerHost:
         try:
             with refusing(f"cannot start a container of {self._config.image}", _REMEDY):
                 container = create_container(self._engine, self._container(options, mounts))
-                connection = attach(self._engine, container)
+                connection = Attached(self._engine, container)
                 try:
                     self._engine.api.start(container)
                 except BaseException:
@@ -275,12 +275,13 @@ class _DockerChannel:
         self,
         engine: Engine,
         container: str,
-        connection: socket.socket,
+        connection: Attached,
         forget: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._container = container
-        self._connection = connection
+        self._attached = connection
+        self._connection = connection.socket
         self._forget = forget
         self._header = bytearray()
         self._stream = 0
@@ -288,7 +289,7 @@ class _DockerChannel:
         self._words = bytearray()
         self._ended = False
         self._ready = select.poll()
-        self._ready.register(connection, select.POLLIN)
+        self._ready.register(connection.socket, select.POLLIN)
         self._closing = threading.Lock()
         self._closed = False
 
@@ -379,7 +380,7 @@ class _DockerChannel:
             if self._closed:
                 return
             self._closed = True
-        self._connection.close()
+        self._attached.close()
         remove_container(self._engine, self._container)
         self._forget()
 

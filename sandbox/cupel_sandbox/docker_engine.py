@@ -219,20 +219,29 @@ def _archive(runner: bytes) -> bytes:
     return packed.getvalue()
 
 
-def attach(engine: Engine, container: str) -> socket.socket:
+class Attached:
     """A connection to a container's standard input, output and error.
 
     Raises:
         DockerException: The engine refused.
     """
-    streams = engine.api.attach_socket(
-        container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-    )
-    found = getattr(
-        streams, "_sock", streams
-    )  # a SocketIO around it over UNIX sockets and plain TCP
-    assert isinstance(found, socket.socket)  # noqa: S101 - an ssl.SSLSocket is one, too
-    # The SDK would close the connection when its own object is collected.
-    found = found.dup() if not hasattr(found, "context") else found
-    found.settimeout(None)
-    return found
+
+    def __init__(self, engine: Engine, container: str) -> None:
+        self._streams = engine.api.attach_socket(
+            container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        )
+        # Over UNIX sockets and plain TCP the SDK gives a file object around the socket.
+        found = getattr(self._streams, "_sock", self._streams)
+        assert isinstance(found, socket.socket)  # noqa: S101 - an ssl.SSLSocket is one, too
+        self.socket = found
+        self.socket.settimeout(None)
+
+    def close(self) -> None:
+        """Ends the connection, and with it the container's standard input. Idempotent."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        response = getattr(self._streams, "_response", None)  # the SDK's hold on the socket
+        for each in (response, self._streams, self.socket):
+            with contextlib.suppress(OSError, ValueError):  # one may have closed another
+                if each is not None:
+                    each.close()

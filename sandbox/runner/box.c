@@ -416,8 +416,12 @@ void box_check_container(struct config *config)
 		die("the runner must be root and PID 1 of its container");
 	if (!access("/", W_OK))
 		die("the container's root is not read-only");
-	for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
+	for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++) {
 		must_be_tmpfs(scratch[i]);
+		/* Whatever mode the image's directory had: runc copies it. */
+		if (chown(scratch[i], 0, 0) || chmod(scratch[i], strcmp(scratch[i], "/sub") ? 01777 : 0755))
+			die("cannot open up %s", scratch[i]);
+	}
 	must_have_no_network();
 	find_uids(config);
 	umask(022);
