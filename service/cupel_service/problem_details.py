@@ -22,10 +22,11 @@ from cupel_service.errors import (
 )
 from cupel_service.queue.contract import KeyReused, QueueUnreachable, RequestExceedsQueue
 from cupel_service.requests import InvalidRequest, RequestTooLarge, explain_errors
+from cupel_service.storage import StoreUnreachable
 
 MEDIA_TYPE = "application/problem+json"
 STOPPING_RETRY_AFTER_S = 5
-"""When to try a service again that is stopping: about how long a restart takes."""
+"""When to try a service again that is stopping, or without its store: about a restart's time."""
 
 _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -38,6 +39,7 @@ _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     QueueUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    StoreUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
@@ -70,7 +72,7 @@ def service_error_response(error: ServiceError) -> Response:
     headers = {}
     if isinstance(error, QueueFull | QueueUnreachable):
         headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, Stopping):
+    elif isinstance(error, Stopping | StoreUnreachable):
         headers["Retry-After"] = str(STOPPING_RETRY_AFTER_S)
     elif isinstance(error, RequestTooLarge):
         headers["Connection"] = "close"  # the rest of the body is not read

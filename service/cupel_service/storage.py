@@ -31,6 +31,8 @@ _OBJECT_STORES = frozenset(
 )
 _MARK = "store.json"
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# A file where a folder must be, or the other way round: waiting does not mend that.
+_MISPLACED = (FileExistsError, NotADirectoryError, IsADirectoryError)
 # Object stores that are full or over quota say so in words; s3fs knows no code for it.
 _FULL_IN_WORDS = re.compile(r"StorageFull|QuotaExceeded|InsufficientStorage", re.IGNORECASE)
 # Every cloud's library has its own exception for "no key" or "wrong key".
@@ -48,7 +50,8 @@ class StoreUnreachable(StoreFailed):
 class Storage(Protocol):
     """Files by name. Thread-safe, and for any number of processes at once.
 
-    Every method raises `StoreDenied`, `StoreFull` or `StoreUnreachable`; then nothing was changed.
+    Every method raises `StoreFailed` (`StoreFull`, `StoreDenied` and `StoreUnreachable` are kinds
+    of it); then nothing was changed.
     """
 
     def read(self, name: str) -> bytes | None:
@@ -305,6 +308,12 @@ def storage_failure(where: str, error: Exception) -> StoreFailed:
             f"the problem store {where} denies access ({why}); nothing was changed. Check its "
             "owner and permissions, or the credentials: the service lists, reads, writes and "
             "deletes there, workers list and read"
+        )
+    if isinstance(error, _MISPLACED):
+        return StoreFailed(
+            f"the problem store {where} cannot be used ({why}); nothing was changed. "
+            "Something else is where its folders must be: move that, or choose another place with "
+            "CUPEL_DATA_DIR or CUPEL_STORE"
         )
     if isinstance(error, FileNotFoundError):
         why = f"{why}: its folder or bucket must be made first"

@@ -15,6 +15,7 @@ from storages import KINDS, FakeStorage, opened_storage
 from cupel.schema import Problem
 from cupel_service.data_folder import TEMPORARY_PREFIX, DataFolder, StoreFull
 from cupel_service.errors import CannotServe, ProblemUnknown
+from cupel_service.problem_details import service_error_response
 from cupel_service.storage import LocalFolder, Storage, StoreUnreachable
 from cupel_service.store import UNUSED_KEPT_S, ProblemStore, shared_store
 
@@ -306,3 +307,9 @@ with shared_store(sys.argv[1], 0) as store:
         store = opened(LocalFolder(tmp_path))
         if not is_unknown(store, "p"):
             assert len(store.suite("p").tests) in (2, 50)
+
+
+def test_a_store_that_is_away_is_503_and_clients_are_told_to_come_back() -> None:
+    answer = service_error_response(StoreUnreachable("the cable is out"))
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"].isdecimal()
