@@ -48,7 +48,7 @@ class SuiteReader:
         self._memory = SuiteMemory(memory_bytes)
         self._patience_s = patience_s
         self._lock = Lock()
-        self._fetching: dict[str, Future[Suite]] = {}
+        self._fetching: dict[tuple[str, str], Future[Suite]] = {}
 
     def suite_of(self, digest: str, problem_id: str | None, inline: bytes | None) -> Suite:
         """The suite of a problem.
@@ -68,11 +68,12 @@ class SuiteReader:
             return found
         name = problem_id or digest
         if inline is None:
-            return self._once(digest, lambda: self._read(digest, name))
-        return self._once(f"inline {digest}", lambda: self._parsed(inline, digest, name))
+            return self._once(digest, "stored", lambda: self._read(digest, name))
+        return self._once(digest, "inline", lambda: self._parsed(inline, digest, name))
 
-    def _once(self, key: str, find: Callable[[], Suite]) -> Suite:
+    def _once(self, digest: str, source: str, find: Callable[[], Suite]) -> Suite:
         """What `find` returns or raises, called by one thread for all that want it meanwhile."""
+        key = (digest, source)
         with self._lock:
             flight = self._fetching.get(key)
             leads = flight is None
@@ -80,7 +81,7 @@ class SuiteReader:
                 flight = self._fetching[key] = Future()
         if leads:
             try:
-                suite = find()
+                suite = self._memory.get(digest) or find()  # another may just have found it
                 self._memory.add(suite)
                 flight.set_result(suite)
             except BaseException as error:  # noqa: BLE001  raised below, in every waiting thread
