@@ -14,7 +14,7 @@ from cupel import _requests
 from cupel._batches import BATCH_SIZE, CONCURRENCY, Batch, Judged, Lines, RewardsJob, batches_of
 from cupel._progress import progress_bar
 from cupel._requests import Call, Settings, SubmissionFields
-from cupel._retry import Retries
+from cupel._retry import PATIENCE_S, Retries
 from cupel.errors import ConnectionLost, CupelError, InvalidRequest, ServiceUnavailable, Timeout
 from cupel.schema import (
     Health,
@@ -38,8 +38,9 @@ class AsyncClient:
         url: The service; default CUPEL_URL, else http://127.0.0.1:8400.
         api_key: Default CUPEL_API_KEY; needed only where the service asks for one.
         timeout_s: Longest silence while waiting for an answer, and longest wait for a full queue.
-        max_retries: How often in a row a lost or refused connection is tried again.
-        retry_pause_s: The first pause before such a retry, in seconds; it doubles each time.
+        patience_s: How long a service that is away, such as for a restart, is waited for;
+            0 tries once.
+        retry_pause_s: The first pause between tries, in seconds; it doubles each time, up to 5.
 
     Raises:
         InvalidRequest: The URL or a number makes no sense.
@@ -51,10 +52,10 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         timeout_s: float = 600.0,
-        max_retries: int = 4,
+        patience_s: float = PATIENCE_S,
         retry_pause_s: float = 0.25,
     ) -> None:
-        self._settings = Settings.resolve(url, api_key, timeout_s, max_retries, retry_pause_s)
+        self._settings = Settings.resolve(url, api_key, timeout_s, patience_s, retry_pause_s)
         self._http = httpx.AsyncClient(
             base_url=self._settings.url,
             headers=self._settings.headers,
@@ -80,10 +81,17 @@ class AsyncClient:
         await self._http.aclose()
 
     async def judge(
-        self, submission: Submission | None = None, /, **fields: Unpack[SubmissionFields]
+        self,
+        submission: Submission | None = None,
+        /,
+        *,
+        urgent: bool = False,
+        **fields: Unpack[SubmissionFields],
     ) -> Judgement:
         """Judges one submission, given as an object or as its fields."""
-        return await self._send(_requests.judge_call(_requests.to_submission(submission, fields)))
+        return await self._send(
+            _requests.judge_call(_requests.to_submission(submission, fields), urgent=urgent)
+        )
 
     async def judge_many(
         self,
@@ -92,11 +100,12 @@ class AsyncClient:
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        urgent: bool = False,
     ) -> AsyncGenerator[Judged, None]:
         """Judges submissions in batches and yields `(position, judgement)` as they are finished."""
         if concurrency < 1:
             raise InvalidRequest("concurrency must be at least 1")
-        batches = batches_of(submissions, batch_size)
+        batches = batches_of(submissions, batch_size, urgent=urgent)
         # A finished task comes through the queue behind the judgements that it put there.
         results: asyncio.Queue[Judged | asyncio.Task[None]] = asyncio.Queue()
         running: set[asyncio.Task[None]] = set()
@@ -129,12 +138,17 @@ class AsyncClient:
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        urgent: bool = False,
     ) -> list[Judgement]:
         """Judges submissions in batches and returns the judgements in their order."""
         judged = [
             each
             async for each in self.judge_many(
-                submissions, batch_size=batch_size, concurrency=concurrency, progress=progress
+                submissions,
+                batch_size=batch_size,
+                concurrency=concurrency,
+                progress=progress,
+                urgent=urgent,
             )
         ]
         return [each.judgement for each in sorted(judged, key=lambda each: each.position)]
@@ -149,10 +163,11 @@ class AsyncClient:
         extra_rewards: Mapping[str, RewardSpec] | None = None,
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
+        urgent: bool = False,
     ) -> RewardsResponse:
         """Rewards completions, in their order; None where the judging failed."""
         job = RewardsJob(
-            problems, completions, reward, language, extra_rewards, batch_size, concurrency
+            problems, completions, reward, language, extra_rewards, batch_size, concurrency, urgent
         )
         places = asyncio.Semaphore(job.concurrency)
 
@@ -212,7 +227,7 @@ class AsyncClient:
     async def _judge_batch(
         self, batch: Batch, results: asyncio.Queue[Judged | asyncio.Task[None]]
     ) -> None:
-        """Asks again, for what is still lacking, until every submission has its answer."""
+        """Asks again, by the same request, until every submission has its answer."""
         retries = Retries(self._settings.retry)
         while True:
             lacking = batch.pending
@@ -231,8 +246,7 @@ class AsyncClient:
     async def _stream(
         self, batch: Batch, results: asyncio.Queue[Judged | asyncio.Task[None]]
     ) -> None:
-        call = batch.call()
-        response = await self._http.send(call.request(self._http), stream=True)
+        response = await self._http.send(batch.call.request(self._http), stream=True)
         try:
             if not response.is_success:
                 await response.aread()
@@ -240,7 +254,8 @@ class AsyncClient:
             lines = Lines()
             async for chunk in response.aiter_bytes():
                 for line in lines.feed(chunk):
-                    results.put_nowait(batch.take(line))
+                    if (judged := batch.take(line)) is not None:
+                        results.put_nowait(judged)
         finally:
             await response.aclose()
 

@@ -15,8 +15,10 @@ from pydantic import ValidationError
 from cupel._requests import (
     JUDGEMENTS_PATH,
     NDJSON,
+    REWARDS_PATH,
     Call,
     as_invalid_request,
+    new_key,
     reads,
     submissions_body,
     to_json,
@@ -58,33 +60,43 @@ class Numbered:
 
 
 class Batch:
-    """Submissions of one request, and which of them still lack an answer."""
+    """Submissions of one request, and which of them still lack an answer.
 
-    def __init__(self, submissions: Iterable[Numbered]) -> None:
-        self._pending = {submission.id: submission for submission in submissions}
+    Args:
+        submissions: As JSON, with their ids.
+        urgent: Whether they go before what waits already.
+    """
+
+    def __init__(self, submissions: Sequence[Numbered], *, urgent: bool) -> None:
+        self._positions = {submission.id: submission.position for submission in submissions}
+        self._lacking = set(self._positions)
         self._parse = reads(Judgement)
+        body = submissions_body((each.body for each in submissions), urgent=urgent)
+        self.call = Call("POST", JUDGEMENTS_PATH, self._parse, body, NDJSON, key=new_key())
+        """Asks for all judgements as NDJSON, the same whenever it is sent; parses one line."""
 
     @property
     def pending(self) -> int:
         """How many submissions lack an answer."""
-        return len(self._pending)
+        return len(self._lacking)
 
-    def call(self) -> Call[Judgement]:
-        """Asks for the judgements that are lacking, as NDJSON; `parse` reads one line."""
-        body = submissions_body([submission.body for submission in self._pending.values()])
-        return Call("POST", JUDGEMENTS_PATH, self._parse, body, accept=NDJSON)
-
-    def take(self, line: bytes) -> Judged:
+    def take(self, line: bytes) -> Judged | None:
         """Notes one line of the answer.
 
+        Returns:
+            The judgement, or None if it had come before: a repeated request is answered in full.
+
         Raises:
-            UnexpectedAnswer: The line is no judgement, or not one of a pending submission.
+            UnexpectedAnswer: The line is no judgement, or not one of this batch.
         """
         judgement = self._parse(line)
-        submission = self._pending.pop(judgement.id, None)
-        if submission is None:
+        position = self._positions.get(judgement.id)
+        if position is None:
             raise UnexpectedAnswer(f"a judgement of {judgement.id!r}, which was not asked for")
-        return Judged(submission.position, judgement)
+        if judgement.id not in self._lacking:
+            return None
+        self._lacking.remove(judgement.id)
+        return Judged(position, judgement)
 
 
 class Lines:
@@ -102,7 +114,9 @@ class Lines:
         return [line for line in lines if line.strip()]
 
 
-def batches_of(submissions: Iterable[Submission], batch_size: int) -> Iterator[Batch]:
+def batches_of(
+    submissions: Iterable[Submission], batch_size: int, *, urgent: bool = False
+) -> Iterator[Batch]:
     """Cuts submissions into batches, as they are asked for.
 
     Raises:
@@ -111,7 +125,7 @@ def batches_of(submissions: Iterable[Submission], batch_size: int) -> Iterator[B
     if batch_size < 1:
         raise InvalidRequest("batch_size must be at least 1")
     for numbered in _cut(_number(submissions), lambda item: len(item.body), batch_size):
-        yield Batch(numbered)
+        yield Batch(numbered, urgent=urgent)
 
 
 def _number(submissions: Iterable[Submission]) -> Iterator[Numbered]:
@@ -152,6 +166,7 @@ class RewardsJob:
         extra_rewards: Further rewards by name, from the same judgements.
         batch_size: Most completions in one request.
         concurrency: Most requests at one time.
+        urgent: They go before what waits already.
     """
 
     problems: str | Problem | Sequence[str | Problem]
@@ -161,6 +176,7 @@ class RewardsJob:
     extra_rewards: Mapping[str, RewardSpec] | None
     batch_size: int
     concurrency: int
+    urgent: bool
 
     def calls(self) -> list[Call[RewardsResponse]]:
         """The requests, in the order of the completions.
@@ -198,6 +214,7 @@ class RewardsJob:
             "language": self.language,
             "reward": self.reward or RewardSpec(),
             "extra_rewards": dict(self.extra_rewards or {}),
+            "urgent": self.urgent,
         }
         try:
             request = RewardsRequest.model_validate(fields)
@@ -213,7 +230,9 @@ class RewardsJob:
                 raise UnexpectedAnswer(f"not {len(batch)} rewards and judgements, as were asked")
             return answer
 
-        return Call("POST", "/v1/rewards", parse, to_json(request))
+        # An older service does not know the field: it is sent only where it says something.
+        body = to_json(request, without=frozenset() if self.urgent else frozenset({"urgent"}))
+        return Call("POST", REWARDS_PATH, parse, body, key=new_key())
 
     def join(self, parts: Sequence[RewardsResponse]) -> RewardsResponse:
         """One answer from those of the calls, in the same order."""

@@ -22,7 +22,7 @@ from cupel._async_client import AsyncClient
 from cupel._batches import BATCH_SIZE, CONCURRENCY, Judged
 from cupel._bridge import iterate
 from cupel._requests import Call, Settings, SubmissionFields
-from cupel._retry import Retries
+from cupel._retry import PATIENCE_S, Retries
 from cupel.errors import CupelError
 from cupel.schema import (
     Health,
@@ -42,16 +42,18 @@ _Answer = TypeVar("_Answer")
 class Client:
     """Speaks with a Cupel service. May be shared between threads.
 
-    Connections that cannot be made or that break are tried again; a full queue is waited for. A
-    retry sends the same submission ids, so that nothing is judged twice under two names. Every call
-    may raise any `CupelError`; the docstrings name what is particular to one.
+    A service that is away, as when it is restarted, is waited for, and so is a full queue. What is
+    to be judged is sent under an Idempotency-Key, and again under the same one: the service goes
+    on where it was, and judges nothing twice. Every call may raise any `CupelError`; the docstrings
+    name what is particular to one.
 
     Args:
         url: The service; default CUPEL_URL, else http://127.0.0.1:8400.
         api_key: Default CUPEL_API_KEY; needed only where the service asks for one.
         timeout_s: Longest silence while waiting for an answer, and longest wait for a full queue.
-        max_retries: How often in a row a lost or refused connection is tried again.
-        retry_pause_s: The first pause before such a retry, in seconds; it doubles each time.
+        patience_s: How long a service that is away, such as for a restart, is waited for;
+            0 tries once.
+        retry_pause_s: The first pause between tries, in seconds; it doubles each time, up to 5.
 
     Raises:
         InvalidRequest: The URL or a number makes no sense.
@@ -63,10 +65,10 @@ class Client:
         api_key: str | None = None,
         *,
         timeout_s: float = 600.0,
-        max_retries: int = 4,
+        patience_s: float = PATIENCE_S,
         retry_pause_s: float = 0.25,
     ) -> None:
-        self._settings = Settings.resolve(url, api_key, timeout_s, max_retries, retry_pause_s)
+        self._settings = Settings.resolve(url, api_key, timeout_s, patience_s, retry_pause_s)
         self._http = httpx.Client(
             base_url=self._settings.url,
             headers=self._settings.headers,
@@ -92,12 +94,18 @@ class Client:
         self._http.close()
 
     def judge(
-        self, submission: Submission | None = None, /, **fields: Unpack[SubmissionFields]
+        self,
+        submission: Submission | None = None,
+        /,
+        *,
+        urgent: bool = False,
+        **fields: Unpack[SubmissionFields],
     ) -> Judgement:
         """Judges one submission.
 
         Args:
             submission: The submission, or None to give its fields as keywords.
+            urgent: Go before what waits at the service and is not urgent.
             **fields: `problem` (an id or a Problem), `source` with `language`, or `completion`;
                 `stop`, `coverage`, `probe_endless`, `id`.
 
@@ -108,7 +116,9 @@ class Client:
             InvalidRequest: The fields contradict the schema.
             NotFound: No problem of this id is registered.
         """
-        return self._send(_requests.judge_call(_requests.to_submission(submission, fields)))
+        return self._send(
+            _requests.judge_call(_requests.to_submission(submission, fields), urgent=urgent)
+        )
 
     def judge_many(
         self,
@@ -117,17 +127,20 @@ class Client:
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        urgent: bool = False,
     ) -> Generator[Judged, None, None]:
         """Judges submissions in batches and yields each judgement when it is finished.
 
-        Batches are streamed. When a stream breaks off, only the submissions without an answer are
-        sent again, under the same ids. Stopping the iteration early cancels what is under way.
+        Batches are streamed. When a stream breaks off, the same request is sent again, and what was
+        yielded already is left out. Stopping the iteration early leaves what is under way to the
+        service, which drops it when nobody comes back (CUPEL_ABANDONED_S).
 
         Args:
             submissions: Taken as they are needed; ids must be unique, absent ones are made up.
             batch_size: Most submissions in one request.
             concurrency: Most requests at one time.
             progress: Show a progress bar on standard error.
+            urgent: Go before what waits at the service and is not urgent.
 
         Yields:
             `(position, judgement)` in order of completion; position counts from 0.
@@ -139,7 +152,11 @@ class Client:
         async def stream() -> AsyncGenerator[Judged, None]:
             async with self._asynchronous() as client:
                 judged = client.judge_many(
-                    submissions, batch_size=batch_size, concurrency=concurrency, progress=progress
+                    submissions,
+                    batch_size=batch_size,
+                    concurrency=concurrency,
+                    progress=progress,
+                    urgent=urgent,
                 )
                 try:
                     async for each in judged:
@@ -156,6 +173,7 @@ class Client:
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
+        urgent: bool = False,
     ) -> list[Judgement]:
         """Judges submissions like `judge_many`.
 
@@ -163,7 +181,11 @@ class Client:
             The judgements in the order of the submissions.
         """
         judged = self.judge_many(
-            submissions, batch_size=batch_size, concurrency=concurrency, progress=progress
+            submissions,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            urgent=urgent,
         )
         return [each.judgement for each in sorted(judged, key=lambda each: each.position)]
 
@@ -177,6 +199,7 @@ class Client:
         extra_rewards: Mapping[str, RewardSpec] | None = None,
         batch_size: int = BATCH_SIZE,
         concurrency: int = CONCURRENCY,
+        urgent: bool = False,
     ) -> RewardsResponse:
         """Rewards completions; what a trainer calls once per step.
 
@@ -188,6 +211,7 @@ class Client:
             extra_rewards: Further rewards from the same judgements, by name.
             batch_size: Most completions in one request.
             concurrency: Most requests at one time.
+            urgent: Go before what waits at the service and is not urgent.
 
         Returns:
             Rewards, extra rewards and judgements in the order of the completions. A reward of None
@@ -206,6 +230,7 @@ class Client:
                 extra_rewards=extra_rewards,
                 batch_size=batch_size,
                 concurrency=concurrency,
+                urgent=urgent,
             )
         )
 
@@ -235,7 +260,7 @@ class Client:
             settings.url,
             settings.api_key,
             timeout_s=settings.timeout_s,
-            max_retries=settings.retry.max_retries,
+            patience_s=settings.retry.patience_s,
             retry_pause_s=settings.retry.first_pause_s,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,6 +51,7 @@ from cupel.schema import (
 
 DEFAULT_URL = "http://127.0.0.1:8400"
 JUDGEMENTS_PATH = "/v1/judgements"
+REWARDS_PATH = "/v1/rewards"
 NDJSON = "application/x-ndjson"
 CONNECT_TIMEOUT_S = 10.0
 READY_PAUSE_S = 0.1
@@ -84,6 +85,7 @@ class Call(Generic[_Answer]):
         body: The JSON document sent, or None.
         accept: The media type wanted.
         also_good: Statuses other than 2xx whose body is an answer too.
+        key: The request's name: the service answers a repetition from what it did already.
     """
 
     method: str
@@ -92,12 +94,15 @@ class Call(Generic[_Answer]):
     body: bytes | None = None
     accept: str = "application/json"
     also_good: frozenset[int] = frozenset()
+    key: str | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request as the client's transport sends it."""
         headers = {"accept": self.accept}
         if self.body is not None:
             headers["content-type"] = "application/json"
+        if self.key is not None:
+            headers["idempotency-key"] = self.key
         return http.build_request(self.method, self.path, content=self.body, headers=headers)
 
     def answer(self, response: httpx.Response) -> _Answer:
@@ -133,7 +138,7 @@ class Settings:
         url: str | None,
         api_key: str | None,
         timeout_s: float,
-        max_retries: int,
+        patience_s: float,
         retry_pause_s: float,
     ) -> Settings:
         """Fills in CUPEL_URL and CUPEL_API_KEY and checks the values.
@@ -145,13 +150,13 @@ class Settings:
         api_key = os.environ.get("CUPEL_API_KEY", "") if api_key is None else api_key
         if not url.startswith(("http://", "https://")):
             raise InvalidRequest(f"url {url!r} must begin with http:// or https://")
-        if not (timeout_s > 0 and max_retries >= 0 and retry_pause_s >= 0):
+        if not (timeout_s > 0 and patience_s >= 0 and retry_pause_s >= 0):
             raise InvalidRequest(
-                "timeout_s must be positive; max_retries and retry_pause_s must not be negative"
+                "timeout_s must be positive; patience_s and retry_pause_s must not be negative"
             )
         if not (api_key.isascii() and (api_key.isprintable() or not api_key)):
             raise InvalidRequest("the API key must be printable ASCII")
-        retry = RetryPolicy(max_retries, retry_pause_s, overload_wait_s=timeout_s)
+        retry = RetryPolicy(patience_s, retry_pause_s, overload_wait_s=timeout_s)
         return cls(url, api_key, timeout_s, retry)
 
     @property
@@ -210,6 +215,8 @@ def error_of(response: httpx.Response) -> CupelError:
     retry_after_s = parse_retry_after(response.headers.get("retry-after"))
     if status == httpx.codes.SERVICE_UNAVAILABLE:
         return ServiceUnavailable(f"the service does not accept work now: {text}", retry_after_s)
+    if status == httpx.codes.BAD_GATEWAY:
+        return ServiceUnavailable(f"no Cupel service behind the proxy now: {text}", retry_after_s)
     if status < httpx.codes.BAD_REQUEST:
         return UnexpectedAnswer(f"HTTP {status}: {text}; is this the URL of a Cupel service?")
     kinds: dict[int, type[Refused]] = {
@@ -297,12 +304,17 @@ def to_submission(submission: Submission | None, fields: SubmissionFields) -> Su
     return submission.model_copy(update={"id": uuid.uuid4().hex})
 
 
-def to_json(model: BaseModel) -> bytes:
+def to_json(model: BaseModel, *, without: frozenset[str] = frozenset()) -> bytes:
     """The document as sent: absent fields are left out, so that an older service can read it."""
-    return model.model_dump_json(exclude_none=True).encode()
+    return model.model_dump_json(exclude_none=True, exclude=set(without)).encode()
 
 
-def judge_call(submission: Submission) -> Call[Judgement]:
+def new_key() -> str:
+    """A name for one request, under which it may be repeated."""
+    return str(uuid.uuid4())
+
+
+def judge_call(submission: Submission, *, urgent: bool) -> Call[Judgement]:
     """Judges one submission, which has its id."""
     read = reads(JudgementsResponse)
 
@@ -312,12 +324,14 @@ def judge_call(submission: Submission) -> Call[Judgement]:
             raise UnexpectedAnswer(f"expected one judgement, got {len(judgements)}")
         return judgements[0]
 
-    return Call("POST", JUDGEMENTS_PATH, parse, submissions_body([to_json(submission)]))
+    body = submissions_body([to_json(submission)], urgent=urgent)
+    return Call("POST", JUDGEMENTS_PATH, parse, body, key=new_key())
 
 
-def submissions_body(submissions: list[bytes]) -> bytes:
+def submissions_body(submissions: Iterable[bytes], *, urgent: bool) -> bytes:
     """A JudgementsRequest of submissions that are JSON already."""
-    return b'{"submissions":[' + b",".join(submissions) + b"]}"
+    end = b'],"urgent":true}' if urgent else b"]}"
+    return b'{"submissions":[' + b",".join(submissions) + end
 
 
 def add_problem_call(problem_id: str, problem: Problem) -> Call[ProblemSummary]:

@@ -1,7 +1,7 @@
 """What can go wrong between a caller and a Cupel service. A program's failure is never here.
 
 CupelError
-├── ServiceUnavailable    cannot connect, or the service is starting or stopping; retried
+├── ServiceUnavailable    cannot connect, 502, or the service is starting or stopping; retried
 ├── ConnectionLost        the connection broke before the answer was whole; retried
 ├── Timeout               no answer in time; not retried, the work may still be going on
 ├── UnexpectedAnswer      whatever answered is not a Cupel service, or not one of this version

@@ -73,7 +73,7 @@ def judge(
 @contextmanager
 def _client(url: str | None) -> Iterator[Client]:
     if url:
-        with Client(url, max_retries=2) as client:
+        with Client(url, patience_s=1.0) as client:
             yield client
         return
     with embedded_service() as own_url, Client(own_url, api_key="") as client:

@@ -20,7 +20,7 @@ Url = Annotated[
 
 
 def _client(url: str | None) -> Client:
-    return Client(url, max_retries=2)
+    return Client(url, patience_s=1.0)
 
 
 @problems_app.command()

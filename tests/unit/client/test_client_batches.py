@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from fake_cupel import CutAfter, EndAfter, FakeCupel, Refuse
+from fake_cupel import CutAfter, EndAfter, FakeCupel, Refuse, judgement_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,19 +84,28 @@ def test_stopping_early_cancels_what_is_under_way(fake: FakeCupel, client: Clien
     fake.release.set()
 
 
-def test_after_a_break_only_submissions_without_an_answer_are_sent_again(
+def test_after_a_break_the_same_request_is_sent_again_and_nothing_is_yielded_twice(
     fake: FakeCupel, client: Client
 ) -> None:
-    fake.faults.extend([CutAfter(2, torn=b'{"id": "s'), CutAfter(1), CutAfter(0)])
-    judgements = client.judge_all(submissions(5))
+    fake.faults.extend([CutAfter(2, torn=b'{"id": "s'), CutAfter(1), CutAfter(4), CutAfter(0)])
+    judged = list(client.judge_many(submissions(5)))
     # The fake answers from the last to the first.
-    assert ids_sent(fake) == [
-        ["s0", "s1", "s2", "s3", "s4"],
-        ["s0", "s1", "s2"],
-        ["s0", "s1"],
-        ["s0", "s1"],
-    ]
-    assert [each.id for each in judgements] == ["s0", "s1", "s2", "s3", "s4"]
+    assert [each.judgement.id for each in judged] == ["s4", "s3", "s2", "s1", "s0"]
+    first, *repeated = [(call.body, call.headers["idempotency-key"]) for call in fake.received]
+    assert repeated == [first] * 4
+
+
+def test_each_batch_has_a_key_of_its_own(fake: FakeCupel, client: Client) -> None:
+    client.judge_all(submissions(10), batch_size=4)
+    client.judge_all(submissions(1))
+    assert len({call.headers["idempotency-key"] for call in fake.received}) == 4
+
+
+def test_a_judgement_that_was_not_asked_for_is_no_answer() -> None:
+    (batch,) = batches_of(submissions(1), 64)
+    line = judgement_of(submissions(2)[1]).model_dump_json().encode()
+    with pytest.raises(cupel.UnexpectedAnswer, match="'s1', which was not asked for"):
+        batch.take(line)
 
 
 def test_an_answer_that_ends_early_in_good_order_is_completed(
@@ -104,13 +113,14 @@ def test_an_answer_that_ends_early_in_good_order_is_completed(
 ) -> None:
     fake.faults.extend([EndAfter(2), Refuse(503, "stopping"), Refuse(429, "full", retry_after="0")])
     assert len(client.judge_all(submissions(3))) == 3
-    assert ids_sent(fake)[1:] == [["s0"]] * 3
+    assert ids_sent(fake) == [["s0", "s1", "s2"]] * 4
 
 
 def test_a_service_without_progress_is_given_up(fake: FakeCupel) -> None:
     fake.faults.extend([CutAfter(0)] * 3)
     with (
-        Client(fake.url, max_retries=2, retry_pause_s=0) as client,
+        # The pauses are 10 ms each: there is patience for two of them.
+        Client(fake.url, patience_s=0.02, retry_pause_s=0) as client,
         pytest.raises(cupel.ConnectionLost),
     ):
         client.judge_all(submissions(3))
@@ -118,8 +128,8 @@ def test_a_service_without_progress_is_given_up(fake: FakeCupel) -> None:
 
 
 def test_progress_renews_the_retries(fake: FakeCupel) -> None:
-    fake.faults.extend([CutAfter(1)] * 9)
-    with Client(fake.url, max_retries=1, retry_pause_s=0) as client:
+    fake.faults.extend([CutAfter(n) for n in range(1, 10)])
+    with Client(fake.url, patience_s=0.01, retry_pause_s=0) as client:
         assert len(client.judge_all(submissions(10))) == 10
 
 
@@ -177,6 +187,15 @@ def test_rewards_keep_their_order_across_batches(fake: FakeCupel, client: Client
     sizes = sorted(len(json.loads(call.body)["problems"]) for call in fake.received)
     assert sizes == [1, 4, 4, 4, 4, 4]
     assert fake.most_running <= 3
+
+
+def test_urgent_is_sent_only_where_it_says_something(fake: FakeCupel, client: Client) -> None:
+    for urgent in (True, False):
+        client.judge(problem="sum", completion="right", urgent=urgent)
+        client.judge_all(submissions(1), urgent=urgent)
+        client.rewards("sum", ["1"], urgent=urgent)
+    sent = [json.loads(call.body).get("urgent") for call in fake.received]
+    assert sent == [True] * 3 + [None] * 3
 
 
 def test_rewards_of_no_completions_still_name_the_extra_rewards(client: Client) -> None:

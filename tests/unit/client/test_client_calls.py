@@ -55,8 +55,12 @@ def test_both_clients_send_the_same_bytes_and_read_the_same_answers(fake: FakeCu
     sync_received = list(fake.received)
     fake.received.clear()
     assert asyncio.run(async_calls(fake.url)) == sync_answers
+    keys = [call.headers.pop("idempotency-key", None) for call in sync_received + fake.received]
     assert fake.received == sync_received
     assert len(sync_received) == 9
+    judging = [call.path in ("/v1/judgements", "/v1/rewards") for call in sync_received] * 2
+    assert [key is not None for key in keys] == judging
+    assert len(set(keys) - {None}) == 6
     assert all(call.headers["authorization"] == "Bearer secret" for call in sync_received)
 
 
@@ -66,13 +70,26 @@ def test_judge_returns_the_verdict_of_a_failing_program(client: Client) -> None:
     assert judgement.failure_class is cupel.FailureClass.CORRECTNESS
 
 
-@pytest.mark.parametrize("fault", [CutAfter(0), Refuse(503, "stopping"), Refuse(429, "full")])
-def test_a_retry_sends_the_same_submission_id(
+FAULTS = [
+    CutAfter(0),
+    Refuse(429, "full"),
+    Refuse(502, text="<html>Bad gateway</html>"),
+    Refuse(503, "stopping"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_retry_sends_the_same_bytes_under_the_same_key(
     fake: FakeCupel, client: Client, fault: CutAfter | Refuse
 ) -> None:
     fake.faults.extend([fault, fault])
     judgement = client.judge(problem="sum", language="c", source="right")
     assert [call.ids for call in fake.received] == [[judgement.id]] * 3
+    assert fake.received[0] == fake.received[1] == fake.received[2]
+    fake.received.clear()
+    fake.faults.extend([fault, fault])
+    assert client.rewards("sum", ["1"]).rewards == (1.0,)
+    assert fake.received[0] == fake.received[1] == fake.received[2]
 
 
 def test_each_submission_gets_an_id_of_its_own(fake: FakeCupel, client: Client) -> None:
@@ -123,8 +140,8 @@ def test_a_missing_key_says_how_to_give_one(fake: FakeCupel, client: Client) -> 
 
 
 def test_an_error_page_of_a_proxy_is_shown_in_short(fake: FakeCupel, client: Client) -> None:
-    fake.faults.append(Refuse(502, text="<html>Bad\n gateway</html>" + "x" * 1000))
-    with pytest.raises(cupel.ServiceFault, match="HTTP 502 Bad Gateway <html>Bad gateway") as error:
+    fake.faults.append(Refuse(504, text="<html>Bad\n gateway</html>" + "x" * 1000))
+    with pytest.raises(cupel.ServiceFault, match="504 Gateway Timeout <html>Bad gateway") as error:
         client.problems.list()
     assert len(str(error.value)) < 300
 
@@ -143,7 +160,7 @@ def test_no_service_says_how_to_start_one() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with (
-            Client(url, max_retries=1, retry_pause_s=0) as client,
+            Client(url, patience_s=0.01, retry_pause_s=0) as client,
             pytest.raises(cupel.ServiceUnavailable, match="cupel serve"),
         ):
             client.info()
@@ -185,7 +202,8 @@ def test_proxies_are_not_used_for_a_service_on_this_machine(
         {"url": "localhost:8400"},
         {"url": "http://h", "timeout_s": 0},
         {"url": "http://h", "timeout_s": float("nan")},
-        {"url": "http://h", "max_retries": -1},
+        {"url": "http://h", "patience_s": -1},
+        {"url": "http://h", "patience_s": float("nan")},
         {"url": "http://h", "api_key": "two\nlines"},
     ],
 )
