@@ -132,7 +132,7 @@ class Journal:
             self._connection = _connect(path)
             self._used_bytes = _used_bytes(self._connection)
             (last,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM batch").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise _unusable(path, str(error)) from error
         self._numbers = itertools.count(int(last) + 1)
         self._thread = Thread(target=self._write, name="journal", daemon=True)
@@ -240,6 +240,7 @@ class Journal:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # it holds programs and hidden tests
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
