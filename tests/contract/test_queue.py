@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from queue_stage import (
     inline_assignments,
     judgements,
 )
+from redis_queue import ClusterQueue
 
 from cupel.schema import Verdict
 from cupel_service.errors import QueueFull, Stopping
@@ -27,14 +29,28 @@ from cupel_service.queue.contract import (
     KeyReused,
     RequestExceedsQueue,
 )
+from redis_stage import RedisServer, redis_server, remove_keys
 
-QUEUES = ("embedded_queue",)
+QUEUES = ("embedded_queue", pytest.param("cluster_queue", marks=pytest.mark.redis))
 """Fixtures that give a `queue_stage.Queue`."""
 
 
 @pytest.fixture
 def embedded_queue(tmp_path: Path) -> Queue:
     return EmbeddedQueue(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def cluster_queue(redis: RedisServer) -> Iterator[Queue]:
+    prefix = f"test-{uuid.uuid4().hex}"
+    yield ClusterQueue(redis, prefix)
+    remove_keys(redis, prefix)
 
 
 @pytest.fixture(params=QUEUES)

@@ -127,7 +127,7 @@ class InProcessDispatcher:
             await asyncio.shield(asyncio.wrap_future(batch.record.written))
             # Attached first and read then: nothing falls between, and the view ignores doubles.
             saved = await asyncio.wrap_future(self._journal.judgements(batch.record.number))
-            view.deliver(await asyncio.to_thread(_read_judgements, saved))
+            view.recall(await asyncio.to_thread(_read_judgements, saved))
         except BaseException:
             view.leave()
             raise

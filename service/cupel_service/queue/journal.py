@@ -165,10 +165,10 @@ class Journal:
         return self._soon(lambda connection: _finish(connection, record, place, judgement))
 
     def judgements(self, record: int) -> Future[list[tuple[int, str]]]:
-        """The judgements of a batch as JSON, with their places."""
+        """The judgements of a batch as JSON, with their places, in the order of finishing."""
         return self._soon(
             lambda connection: connection.execute(
-                "SELECT place, body FROM judgement WHERE batch = ?", (record,)
+                "SELECT place, body FROM judgement WHERE batch = ? ORDER BY rowid", (record,)
             ).fetchall()
         )
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
 
-from cupel_service.errors import Stopping
+from cupel_service.errors import ServiceError, Stopping
 from cupel_service.queue.contract import Assignment, Finished
 from cupel_service.queue.tickets import Ticket
 
@@ -133,6 +133,7 @@ class View:
         self._lacking = set(range(size))
         self._ready: list[Finished] = []
         self._dropped = 0
+        self._fault: ServiceError | None = None
         self._left = False
         self._signalled = False
         self._wake = asyncio.Event()
@@ -146,10 +147,24 @@ class View:
                     self._ready.append(finished)
             self._signal()
 
+    def recall(self, earlier: Iterable[Finished]) -> None:
+        """Hands over, before all else, what was finished when this client came."""
+        with self._lock:
+            found = [each for each in earlier if each.index in self._lacking]
+            self._lacking.difference_update(each.index for each in found)
+            self._ready[:0] = found
+            self._signal()
+
     def drop(self, count: int) -> None:
         """So many judgements will not come, from any thread."""
         with self._lock:
             self._dropped += count
+            self._signal()
+
+    def fail(self, fault: ServiceError) -> None:
+        """Nothing more will come, from any thread."""
+        with self._lock:
+            self._fault = fault
             self._signal()
 
     def _signal(self) -> None:
@@ -169,6 +184,7 @@ class View:
                 ready, self._ready = self._ready, []
                 self._signalled = False
                 more = not self._left and len(self._lacking) > self._dropped
+                more = more and self._fault is None
             if ready:
                 yield ready
             if not more:
@@ -176,7 +192,7 @@ class View:
             await self._wake.wait()
             self._wake.clear()
         if self._lacking:
-            raise Stopping(STOPPING)
+            raise self._fault or Stopping(STOPPING)
 
     def leave(self) -> None:
         """The client waits no longer. Idempotent."""
