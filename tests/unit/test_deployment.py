@@ -101,3 +101,9 @@ def test_the_precompiled_header_is_made_with_the_flags_of_the_judge():
     assert compile_argv is not None
     flags = compile_argv[1 : compile_argv.index("-o")]
     assert f"g++ {' '.join(flags)} -x c++-header" in (IMAGES / "install").read_text("utf-8")
+
+
+def test_the_table_of_settings_is_that_of_env():
+    text = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    table = re.findall(r"^\| `(CUPEL_[A-Z_]+)` \| (?:`([^`]*)`)? *\|", text, re.MULTILINE)
+    assert dict(table) == EXPLAINED
