@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -16,6 +16,7 @@ from cupel_service.embedded_service import embedded_service
 from cupel_service.middleware import BodyLimit, FaultBoundary, Keys, LocalOnly
 from cupel_service.openapi import DocumentedApi
 from cupel_service.problem_details import answer_errors
+from cupel_service.runtime import Runtime
 from cupel_service.settings import Settings
 
 _DESCRIPTION = (
@@ -40,8 +41,7 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        boxes = pool or make_pool(settings)
-        async with embedded_service(settings, boxes) as runtime:
+        async with _running(settings, pool) as runtime:
             set_runtime(app, runtime)
             yield
         set_runtime(app, None)
@@ -65,3 +65,13 @@ def create_app(settings: Settings, pool: Pool | None = None) -> FastAPI:
         app.add_middleware(LocalOnly)
     app.add_middleware(FaultBoundary)
     return app
+
+
+def _running(settings: Settings, pool: Pool | None) -> AbstractAsyncContextManager[Runtime]:
+    """The service in the form that the settings choose."""
+    if settings.queue is None:
+        return embedded_service(settings, pool or make_pool(settings))
+    # Imported here: a service without a cluster starts faster without Redis' libraries.
+    from cupel_service.cluster_service import cluster_service
+
+    return cluster_service(settings, settings.queue)

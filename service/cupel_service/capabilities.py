@@ -97,9 +97,13 @@ def info_of_workers(settings: Settings, workers: Sequence[Info]) -> Info:
     )
 
 
-def boxes_of(info: Info) -> str:
-    """The boxes in a few words, such as `docker boxes runsc`."""
-    return f"{info.box} boxes {info.runtime}".rstrip()
+def in_words(info: Info) -> str:
+    """What judges, in a few words, such as `slots 2, docker boxes runsc, cgroup v2`."""
+    if not info.workers:
+        return "no workers yet"
+    workers = f"workers {info.workers}, " if info.workers > 1 else ""
+    boxes = f"{info.box} boxes {info.runtime}".rstrip()
+    return f"{workers}slots {info.slots}, {boxes}, cgroup {info.cgroup}"
 
 
 def _common_toolchains(workers: Sequence[Info]) -> tuple[ToolchainInfo, ...]:

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from cupel_service.app import create_app
 from cupel_service.app_state import app_runtime
 from cupel_service.boxes import Pool
-from cupel_service.capabilities import boxes_of
+from cupel_service.capabilities import in_words
 from cupel_service.command import (
     AllowDegradedOption,
     BoxOption,
@@ -32,7 +32,7 @@ from cupel_service.command import (
     refuse,
 )
 from cupel_service.errors import CannotServe
-from cupel_service.settings import Settings
+from cupel_service.settings import Settings, shown_queue
 
 _CANNOT = "cannot serve"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -149,7 +149,7 @@ async def run_service(
             timeout_graceful_shutdown=math.ceil(settings.stop_grace_s) + 1,
         )
         try:
-            await _Server(config, app, settings.stop_grace_s).serve(sockets=[listener])
+            await _Server(config, app, settings).serve(sockets=[listener])
         except OSError as error:
             raise _cannot_listen(settings, error) from error
 
@@ -157,20 +157,20 @@ async def run_service(
 class _Server(uvicorn.Server):
     """Uvicorn, which says when it is ready, and stops the queue before its connections."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, stop_grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
         super().__init__(config)
         self._app = app
-        self._stop_grace_s = stop_grace_s
+        self._queue = settings.queue
+        self._stop_grace_s = settings.stop_grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept, and says so."""
         await super().startup(sockets=sockets)
         runtime = app_runtime(self._app)
         if self.started and sockets and runtime is not None:
-            info = runtime.info
+            where = f"queue {shown_queue(self._queue)}, " if self._queue else ""
             sys.stdout.write(
-                f"cupel: ready on {_url(sockets[0])} "
-                f"(slots {info.slots}, {boxes_of(info)}, cgroup {info.cgroup})\n"
+                f"cupel: ready on {_url(sockets[0])} ({where}{in_words(runtime.info)})\n"
             )
             sys.stdout.flush()
 

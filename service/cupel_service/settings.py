@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,6 +20,12 @@ Factor = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 def default_data_dir() -> Path:
     """The folder that the XDG base directory specification gives to an application's data."""
     root = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(root).expanduser() / "cupel"
+
+
+def default_cache_dir() -> Path:
+    """The folder that the same specification gives to what can be had again."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "cupel"
 
 
@@ -85,8 +92,9 @@ class Settings(BaseSettings):
         repr=False,
         description="URL of a cluster's problem store (file://, s3://); default: data_dir.",
     )
-    cache_dir: Path | None = Field(
-        None, description="Folder of a worker's copy of test data; default: $XDG_CACHE_HOME/cupel."
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        description="Folder of a worker's copy of test data; by default $XDG_CACHE_HOME/cupel.",
     )
     cache_bytes: int = Field(
         4096 * MEBIBYTE, ge=0, description="Test data that a worker keeps in cache_dir, in bytes."
@@ -134,7 +142,7 @@ class Settings(BaseSettings):
             raise ValueError("an API key is empty")
         return value
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "cache_dir")
     @classmethod
     def _home_is_expanded(cls, value: Path) -> Path:
         return value.expanduser().absolute()
@@ -182,6 +190,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def shown_queue(url: str) -> str:
+    """A Redis URL as people may see it: without user, password and options."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}"
+    host = parts.hostname or "localhost"
+    host = f"[{host}]" if ":" in host else host
+    try:
+        port = parts.port or 6379
+    except ValueError:
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{port}/{parts.path.strip('/') or '0'}"
 
 
 def explain(error: ValidationError) -> str:

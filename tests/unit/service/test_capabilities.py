@@ -6,7 +6,7 @@ from typing import Any
 from fake_boxes import FakePool
 
 from cupel.schema import BoxLimits, Info, Language, ToolchainInfo
-from cupel_service.capabilities import boxes_of, info_of_boxes, info_of_workers
+from cupel_service.capabilities import in_words, info_of_boxes, info_of_workers
 from cupel_service.settings import Settings
 
 CLUSTER = Settings(queue="redis://127.0.0.1:6379/0", queue_capacity=77)
@@ -37,7 +37,7 @@ def test_a_cluster_has_the_slots_and_cores_of_all_workers() -> None:
     info = info_of_workers(CLUSTER, [worker(), worker(slots=3, physical_cores=8)])
     assert (info.slots, info.physical_cores, info.workers) == (5, 12, 2)
     assert (info.queue, info.queue_capacity) == ("redis", 77)
-    assert boxes_of(info) == "docker boxes runc"
+    assert in_words(info) == "workers 2, slots 5, docker boxes runc, cgroup v2"
     assert info.warnings == ()
 
 
@@ -74,6 +74,7 @@ def test_without_workers_nothing_is_claimed() -> None:
     info = info_of_workers(CLUSTER, [])
     assert (info.slots, info.workers, info.toolchains, info.seccomp) == (0, 0, (), False)
     assert info.box == "unknown"
+    assert in_words(info) == "no workers yet"
 
 
 def test_a_process_says_what_its_own_boxes_are() -> None:
