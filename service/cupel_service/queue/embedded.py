@@ -156,6 +156,12 @@ class InProcessDispatcher:
             if key in self._keyed:
                 return None
             self._check_room(len(admission.assignments))
+            if self._journal.is_full:
+                again_s = math.ceil(self._tidy_period_s)
+                raise QueueFull(
+                    f"the journal of accepted work is full: send the request again in {again_s} s",
+                    again_s,
+                )
             number = self._journal.new_number()
             written = self._journal.admit(number, admission)
             batch = _batch_of(admission, Record(number, key, admission.digest, written))
@@ -240,13 +246,6 @@ class InProcessDispatcher:
             retry_after_s = self._time_to_finish_s(excess)
             raise QueueFull(
                 f"the queue is full ({self._admitted} of {self._capacity} submissions): "
-                f"send the request again in {retry_after_s} s",
-                retry_after_s,
-            )
-        if self._journal.is_full:
-            retry_after_s = math.ceil(self._tidy_period_s)
-            raise QueueFull(
-                "the journal of accepted work is full: "
                 f"send the request again in {retry_after_s} s",
                 retry_after_s,
             )

@@ -17,6 +17,7 @@ from cupel_service.queue.tickets import Ticket
 _log = logging.getLogger(__name__)
 
 STOPPING = "the service is stopping: send what has no judgement again"
+_LEFT = "its client left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ class View:
             await self._wake.wait()
             self._wake.clear()
         if self._lacking:
-            raise self._fault or Stopping(STOPPING)
+            raise self._fault or Stopping(_LEFT if self._left else STOPPING)
 
     def leave(self) -> None:
         """The client waits no longer. Idempotent."""

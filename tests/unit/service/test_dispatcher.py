@@ -246,8 +246,10 @@ def test_a_full_journal_takes_nothing_until_finished_batches_made_room(tmp_path:
             with pytest.raises(QueueFull, match="journal"):
                 await dispatcher.submit(Admission(assignments("b"), "second", "d"))
             assert await dispatcher.attach("second", "d") is None
+            unkeyed = await dispatcher.submit(Admission(assignments("c")))  # needs no disk
             judge.gate.set()
             assert await ids(batch) == ["wait"]
+            assert await ids(unkeyed) == ["c"]
             assert await ids(await dispatcher.submit(Admission(assignments("b"), "second", "d")))
 
     run(scenario)
