@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import dedent
 
 from cupel_sandbox.box import MEBIBYTE, SUBMISSION, Box, Outcome, Run, RunLimits
+from cupel_sandbox.pool import Host
 from cupel_sandbox.toolchains import find_toolchains
 
 TOOLCHAINS = {toolchain.name: toolchain for toolchain in find_toolchains()}
@@ -48,6 +49,14 @@ class Compiler:
         return file.read_bytes()
 
 
+def stage_in(host: Host, box: Box, compiler: Compiler) -> Stage:
+    """A stage in a box of that host."""
+    python = "/usr/bin/python3"  # of the image
+    if host.facts.box == "native":
+        python = TOOLCHAINS["python"].executable
+    return Stage(box, compiler, python, host.facts.box == "docker")
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A box, and how programs get into it."""
@@ -55,6 +64,7 @@ class Stage:
     box: Box
     compiler: Compiler
     python_executable: str
+    in_container: bool = False
     _placed: set[str] = field(default_factory=set)
 
     def prepare(

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from box_stage import MOUNTS, TOOLCHAINS, Compiler, Stage
+from box_stage import MOUNTS, Compiler, Stage, stage_in
 from cupel_sandbox.box import Box
 from cupel_sandbox.docker_boxes import DockerHost
 from cupel_sandbox.errors import CannotStart
 from cupel_sandbox.native import NativeBoxConfig, NativeHost
+from cupel_sandbox.pool import Host
 from docker_stage import do_without, docker_hosts
 
 # No example is timed: these machines are busy. In CI every run tries the same examples.
@@ -27,7 +28,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
 
 
 @pytest.fixture(scope="session")
-def host() -> Iterator[NativeHost]:
+def native_host() -> Iterator[NativeHost]:
     """Native boxes of this host; where it cannot give any, the test is skipped (in CI: fails)."""
     try:
         host = NativeHost(NativeBoxConfig(mounts=MOUNTS))
@@ -55,7 +56,13 @@ def runsc_host() -> Iterator[DockerHost]:
 
 
 @pytest.fixture
-def box(host: NativeHost) -> Iterator[Box]:
+def host(native_host: NativeHost) -> Host:
+    """The boxes that a test runs in."""
+    return native_host
+
+
+@pytest.fixture
+def box(host: Host) -> Iterator[Box]:
     """A fresh box."""
     box = host.open_box()
     yield box
@@ -63,6 +70,6 @@ def box(host: NativeHost) -> Iterator[Box]:
 
 
 @pytest.fixture
-def stage(box: Box, compiler: Compiler) -> Stage:
+def stage(host: Host, box: Box, compiler: Compiler) -> Stage:
     """The test's box with the means to put programs into it and run them."""
-    return Stage(box, compiler, TOOLCHAINS["python"].executable)
+    return stage_in(host, box, compiler)

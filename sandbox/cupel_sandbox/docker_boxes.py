@@ -69,7 +69,7 @@ _MASKED = (
     "/proc/latency_stats", "/proc/sched_debug", "/proc/kmsg", "/proc/vmallocinfo",
     "/proc/slabinfo", "/proc/pagetypeinfo", "/proc/modules", "/proc/pressure", "/proc/cmdline",
     "/proc/diskstats", "/proc/interrupts", "/proc/acpi", "/proc/asound", "/proc/scsi",
-    "/proc/timer_stats", "/sys",
+    "/proc/timer_stats", "/sys", "/dev/mqueue", "/dev/pts",
 )  # fmt: skip
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
@@ -153,6 +153,7 @@ class DockerHost:
         options = [
             f"uid-first={_UIDS_FIRST + number % _UIDS * _UIDS}",
             f"seccomp={int(self.facts.seccomp)}",
+            f"gvisor={int(self._is_gvisor)}",
         ]
         mounts = [runner_mount(self._volume)]
         if self._cgroups:

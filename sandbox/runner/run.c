@@ -336,6 +336,20 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 			     streams);
 }
 
+/* The run owns its pipes, so that a program can open /dev/stdout and /dev/stderr by name. */
+static void make_pipes(int out[2], int err[2], uid_t uid)
+{
+	/* gVisor gives pipes to whoever made them, for good. */
+	if (config->gvisor && setresuid((uid_t)-1, uid, (uid_t)-1))
+		die("cannot take on the run's user");
+	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+		die("cannot make pipes");
+	if (config->gvisor && setresuid((uid_t)-1, 0, (uid_t)-1))
+		die("cannot become root again");
+	if (!config->rootless && !config->gvisor && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)))
+		die("cannot give the run its pipes");
+}
+
 static void run(uint32_t id)
 {
 	if (frame_cancelled(id)) {
@@ -354,13 +368,9 @@ static void run(uint32_t id)
 	}
 	uid_t uid = config->uid_first + (uid_t)(run_number++ % config->uid_count);
 	int out[2], err[2];
-	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
-		die("cannot make pipes");
+	make_pipes(out, err, uid);
 	if (fcntl(out[0], F_SETFL, O_NONBLOCK) || fcntl(err[0], F_SETFL, O_NONBLOCK))
 		die("cannot make pipes non-blocking");
-	/* So that a program can open /dev/stdout and /dev/stderr by name. (gVisor's pipes have no owner.) */
-	if (!config->rootless && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)) && errno != EPERM)
-		die("cannot give the run its pipes");
 	struct stream streams[2] = {
 		{ .fd = out[0], .kept_max = request.number[OUTPUT_BYTES] },
 		{ .fd = err[0], .kept_max = request.number[STDERR_BYTES] },

@@ -126,6 +126,8 @@ static void parse_option(struct config *config, char *word)
 		config->uid_count = (uid_t)parse_number(value);
 	else if (!strcmp(word, "seccomp"))
 		config->seccomp = parse_number(value) != 0;
+	else if (!strcmp(word, "gvisor"))
+		config->gvisor = parse_number(value) != 0;
 	else if (!strcmp(word, "cgroup2"))
 		config->cgroup_v2 = value;
 	else if (!strcmp(word, "cgroup-memory"))
@@ -136,6 +138,23 @@ static void parse_option(struct config *config, char *word)
 		config->cgroup_cpuacct = value;
 	else
 		die("unknown option: %s", word);
+}
+
+/* In a container, programs can read the command line of PID 1: it is copied for good, and wiped. */
+static void parse_options(struct config *config, int count, char **words)
+{
+	static char *copy;
+	if (count < 1)
+		return;
+	/* The words lie one behind the other. */
+	size_t size = (size_t)(words[count - 1] - words[0]) + strlen(words[count - 1]) + 1;
+	copy = malloc(size);
+	if (!copy)
+		die("no memory for the options");
+	memcpy(copy, words[0], size);
+	for (int i = 0; i < count; i++)
+		parse_option(config, copy + (words[i] - words[0]));
+	memset(words[0], 0, size);
 }
 
 int main(int count, char **words)
@@ -155,9 +174,7 @@ int main(int count, char **words)
 		.uid_first = 0x70000000,
 		.uid_count = 4096,
 	};
-	for (int i = 2; i < count; i++)
-		parse_option(&config, words[i]);
-
+	parse_options(&config, count - 2, words + 2);
 	account_open(&config);
 	if (config.container) {
 		box_check_container(&config);

@@ -16,6 +16,7 @@
 struct config {
 	bool rootless;           /* started by an ordinary user: box and runs get user namespaces */
 	bool container;          /* a container engine has built the box, and we are its PID 1 */
+	bool gvisor;             /* and its kernel is gVisor's, which lacks some of Linux's limits */
 	bool seccomp;            /* false only if given up by name */
 	const char *mounts[MOUNTS_MAX]; /* directories shown read-only besides the standard ones */
 	size_t mount_count;
@@ -39,7 +40,7 @@ void box_mount_run_view(bool writable_submission, uint64_t scratch_bytes);
 
 /* seccomp.c */
 enum filter { FILTER_FULL, FILTER_FULL_WITH_CLONE3, FILTER_NO_NAMESPACES };
-int seccomp_install(enum filter filter);
+int seccomp_install(enum filter filter, bool with_ip);
 
 /* cgroup.c: limits and accounting of the one run that is going. */
 struct usage {

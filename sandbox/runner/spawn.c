@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -46,7 +47,8 @@ void spawn_start(const struct config *given)
 	if (spawn_report == MAP_FAILED)
 		die("cannot prepare for runs");
 	if (config->seccomp && !config->rootless) {
-		errno = seccomp_install(account_clone_fd() < 0 ? FILTER_FULL : FILTER_FULL_WITH_CLONE3);
+		enum filter filter = account_clone_fd() < 0 ? FILTER_FULL : FILTER_FULL_WITH_CLONE3;
+		errno = seccomp_install(filter, !config->container);
 		if (errno)
 			die("cannot install the system-call filter");
 	}
@@ -128,8 +130,15 @@ static void set_limit(__rlimit_resource_t resource, uint64_t value)
 	if (value < limit.rlim_max) /* a limit that is lower already stays */
 		limit.rlim_max = value;
 	limit.rlim_cur = limit.rlim_max;
-	if (setrlimit(resource, &limit))
+	if (setrlimit(resource, &limit) && !(config->gvisor && errno == EPERM))
 		fail("set a resource limit");
+}
+
+/* The init of an ordinary user's run counts as a process, too. gVisor lets in one more than it says. */
+static uint64_t processes_limit(void)
+{
+	uint64_t processes = request.number[PROCESSES];
+	return config->rootless ? processes + 1 : config->gvisor ? processes - 1 : processes;
 }
 
 static void setup_limits(void)
@@ -144,7 +153,7 @@ static void setup_limits(void)
 	set_limit(RLIMIT_MEMLOCK, 8 << 20);
 	set_limit(RLIMIT_SIGPENDING, 1024);
 	if (!account_limits_processes())
-		set_limit(RLIMIT_NPROC, request.number[PROCESSES] + (config->rootless ? 1 : 0));
+		set_limit(RLIMIT_NPROC, processes_limit());
 }
 
 /* The kernel's out-of-memory killer shall take programs, never the runner. With
@@ -185,9 +194,9 @@ static void setup_filter(void)
 		return;
 	errno = 0;
 	if (config->rootless)
-		errno = seccomp_install(FILTER_FULL);
+		errno = seccomp_install(FILTER_FULL, true);
 	else if (account_clone_fd() >= 0)
-		errno = seccomp_install(FILTER_NO_NAMESPACES);
+		errno = seccomp_install(FILTER_NO_NAMESPACES, true);
 	if (errno)
 		fail("install the system-call filter");
 }
@@ -200,7 +209,7 @@ _Noreturn static void become_program(int in, int out, int err, uid_t uid)
 		if (errno)
 			fail("enter the cgroup");
 	}
-	if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || close_range(3, ~0U, 0))
+	if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || close_range(3, INT_MAX, 0))
 		fail("set up file descriptors");
 	setup_signals();
 	setup_limits();
@@ -243,7 +252,7 @@ _Noreturn static void be_run_init(int in, int out, int err)
 	if (!child)
 		become_program(in, out, err, 0);
 	prctl(PR_SET_DUMPABLE, 0);
-	close_range(0, ~0U, 0);
+	close_range(0, INT_MAX, 0);
 	if (spawn_report->error)
 		_exit(127);
 	struct timespec used;

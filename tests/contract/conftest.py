@@ -8,9 +8,10 @@ from typing import Protocol
 import pytest
 
 from cupel_sandbox.box import Box
+from cupel_sandbox.pool import Host
 
 PROVIDERS = (
-    pytest.param("host", id="native"),
+    pytest.param("native_host", id="native"),
     pytest.param("docker_host", id="docker", marks=pytest.mark.docker),
     pytest.param("runsc_host", id="runsc", marks=pytest.mark.docker),
 )
@@ -23,19 +24,24 @@ class LosableBox(Box, Protocol):
     def kill(self) -> None: ...
 
 
-class Provider(Protocol):
-    """What opens boxes of one kind."""
-
-    def open_box(self) -> LosableBox: ...
-
-
 @pytest.fixture(params=PROVIDERS)
-def open_box(request: pytest.FixtureRequest) -> Iterator[Callable[[], LosableBox]]:
-    provider: Provider = request.getfixturevalue(request.param)
+def host(request: pytest.FixtureRequest) -> Host:
+    found: Host = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def sampled(host: Host) -> bool:
+    """Whether limits and use are only sampled: then they hold with a wider tolerance."""
+    return host.facts.accounting == "sampled"
+
+
+@pytest.fixture
+def open_box(host: Host) -> Iterator[Callable[[], LosableBox]]:
     opened: list[LosableBox] = []
 
     def open_one() -> LosableBox:
-        opened.append(provider.open_box())
+        opened.append(host.open_box())
         return opened[-1]
 
     yield open_one

@@ -247,11 +247,8 @@ def test_a_box_is_as_new_after_every_kind_of_death(stage: Stage, source: str) ->
     deaths = stage.box.run([stage.prepare(source, limits=limits)] * 2)
     assert all(death.exit_code != 0 or death.limit for death in deaths)
     assert stage.is_usable()
-    assert stage.sh("ls -A /work /tmp /dev/shm").stdout.split() == [
-        b"/dev/shm:",
-        b"/tmp:",
-        b"/work:",
-    ]
+    found = stage.sh("find /work /tmp /dev/shm")
+    assert found.stdout.split() == [b"/work", b"/tmp", b"/dev/shm"]
 
 
 # ---- the life of a box
@@ -294,11 +291,11 @@ def test_two_boxes_do_not_see_each_other(open_box: Callable[[], Box]) -> None:
     command = "touch /tmp/here /dev/shm/here; echo started; exec sleep 1000"
     held = first.run([echo("0"), Run(("/bin/sh", "-c", command), limits=limits)])
     next(held)
-    look = "ls -A /sub /tmp /dev/shm /work; set -- /proc/[0-9]*; echo $#"
+    look = "find /sub /tmp /dev/shm /work; set -- /proc/[0-9]*; echo $#"
     (seen,) = second.run([Run(("/bin/sh", "-c", look), limits=LIMITS)])
     assert b"secret" not in seen.stdout
     assert b"here" not in seen.stdout
-    assert int(seen.stdout.split()[-1]) <= 3  # the shell, ls and grep
+    assert int(seen.stdout.split()[-1]) <= 3  # the shell, and in a container the runner
     with closed(held):
         pass
 

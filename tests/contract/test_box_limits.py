@@ -89,10 +89,14 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", ["one", "threads", "waited", "not waited", "ignored", "daemons"])
-def test_the_cpu_limit_holds_for_the_whole_tree(stage: Stage, way: str) -> None:
-    limits = replace(LIMITS, cpu_s=0.2, wall_s=20.0)
+def test_the_cpu_limit_holds_for_the_whole_tree(stage: Stage, way: str, sampled: bool) -> None:
+    limits = replace(LIMITS, cpu_s=0.2, wall_s=5.0)
     outcome = stage.c(SPIN, way, limits=limits)
-    assert (outcome.limit, outcome.exit_code, outcome.signal) == (Limit.CPU, None, 9)
+    assert (outcome.exit_code, outcome.signal) == (None, 9)
+    if sampled and way == "ignored":  # what such a child used is lost with it
+        assert outcome.limit in {Limit.CPU, Limit.WALL}
+        return
+    assert outcome.limit is Limit.CPU
     assert 0.2 <= outcome.cpu_s < 0.4
 
 
@@ -129,9 +133,11 @@ def test_memory_beyond_the_limit_is_named_whatever_its_form(stage: Stage, way: s
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_memory_within_the_limit_is_granted_whatever_its_form(stage: Stage, way: str) -> None:
+def test_memory_within_the_limit_is_granted_whatever_its_form(
+    stage: Stage, way: str, sampled: bool
+) -> None:
     limits = replace(LIMITS, memory_bytes=32 * MEBIBYTE, file_bytes=1024 * MEBIBYTE)
-    outcome = stage.c(HOARD, way, "28", limits=limits)
+    outcome = stage.c(HOARD, way, "20" if sampled else "28", limits=limits)
     assert (outcome.exit_code, outcome.signal, outcome.limit) == (0, None, None)
 
 
@@ -258,10 +264,11 @@ def test_threads_count_as_processes(stage: Stage) -> None:
     assert outcome.stdout == b"9"
 
 
-def test_a_fork_bomb_ends_and_leaves_room_for_the_next_run(stage: Stage) -> None:
+def test_a_fork_bomb_ends_and_leaves_room_for_the_next_run(stage: Stage, sampled: bool) -> None:
     bomb = "#include <unistd.h>\nint main(void) { for (;;) fork(); }"
     outcome = stage.c(bomb, limits=LIMITS)
-    assert outcome.limit is Limit.PROCESSES
+    # Failed forks are counted by cgroups alone.
+    assert outcome.limit in ({Limit.PROCESSES, Limit.CPU} if sampled else {Limit.PROCESSES})
     next_one = stage.c(COUNT_CHILDREN, limits=replace(LIMITS, processes=16))
     assert next_one.stdout == b"15 1"
 
@@ -348,23 +355,24 @@ def test_cpu_time_of_children_is_counted_waited_for_or_not(stage: Stage) -> None
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_memory_is_what_the_tree_touched(stage: Stage, way: str) -> None:
+def test_memory_is_what_the_tree_touched(stage: Stage, way: str, sampled: bool) -> None:
     outcome = stage.c(HOARD, way, "50", limits=replace(LIMITS, file_bytes=1024 * MEBIBYTE))
     assert outcome.exit_code == 0
-    assert abs(outcome.memory_bytes - 50 * MEBIBYTE) <= 3 * MEBIBYTE
+    off_bytes = outcome.memory_bytes - 50 * MEBIBYTE
+    assert abs(off_bytes) <= (16 if sampled else 3) * MEBIBYTE
 
 
-def test_files_that_are_only_read_are_not_memory(stage: Stage) -> None:
+def test_files_that_are_only_read_are_not_memory(stage: Stage, sampled: bool) -> None:
     outcome = stage.sh("cat /usr/lib/*/lib*.so* >/dev/null; true")
-    assert outcome.memory_bytes < 8 * MEBIBYTE
+    assert outcome.memory_bytes < (16 if sampled else 8) * MEBIBYTE
 
 
-def test_each_run_is_accounted_alone(stage: Stage) -> None:
+def test_each_run_is_accounted_alone(stage: Stage, sampled: bool) -> None:
     large = stage.prepare(HOARD, "m", "64", limits=LIMITS)
     small = stage.prepare(HOARD, "m", "1", limits=LIMITS)
     first, second = stage.box.run([large, small])
     assert first.memory_bytes > 60 * MEBIBYTE
-    assert second.memory_bytes < 4 * MEBIBYTE
+    assert second.memory_bytes < (16 if sampled else 4) * MEBIBYTE
     assert second.cpu_s < first.cpu_s
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from box_stage import LIMITS, MOUNTS, OWNER, QUICK, TOOLCHAINS, Compiler, Stage
+from box_stage import LIMITS, MOUNTS, OWNER, QUICK, Compiler, Stage, stage_in
 from cupel_sandbox.box import MEBIBYTE, Limit
+from cupel_sandbox.docker_boxes import DockerBoxConfig, DockerHost
 from cupel_sandbox.errors import BoxRefused
 from cupel_sandbox.native import NativeBoxConfig, NativeHost
+from cupel_sandbox.pool import Host
+from docker_stage import IMAGE
 
 PLACES = ("/work", "/tmp", "/dev/shm", "/var/tmp")
 
 START = """
     import os, socket
-    places = ("/work", "/tmp", "/dev/shm", "/var/tmp")
+    places = [p for p in ("/work", "/tmp", "/dev/shm", "/var/tmp") if os.access(p, os.W_OK)]
 """
 LEFTOVERS = {
     "file": "for p in places: open(p + '/f' + p.replace('/', '.'), 'w').write('x')",
@@ -91,9 +94,8 @@ LEFTOVERS = {
 def test_no_file_is_left_for_the_next_run(stage: Stage, code: str) -> None:
     indented = code.replace("\n", "\n    ")
     stage.prints(f"{START}\n    {indented}\n")
-    assert stage.prints(f"{START}\n    print(*[os.listdir(place) for place in places])") == (
-        "[] [] [] []"
-    )
+    left = stage.prints(f"{START}\n    print(len(places), *[os.listdir(p) for p in places])")
+    assert left == ("3 [] [] []" if stage.in_container else "4 [] [] [] []")
     used = stage.prints("import os; s = os.statvfs('/tmp'); print((s.f_blocks - s.f_bfree) * 4096)")
     assert int(used) == 0
 
@@ -105,6 +107,8 @@ def test_a_place_to_write_stays_as_it_is(stage: Stage, place: str) -> None:
         s = os.stat({place!r})
         print(oct(s.st_mode), s.st_uid, s.st_gid, s.st_ino, s.st_nlink)
     """
+    if stage.in_container and place == "/var/tmp":
+        pytest.skip("no place to write in a container")
     before = stage.prints(look)
     assert before.startswith(f"0o41777 {OWNER} {OWNER}")
     stage.python(
@@ -308,19 +312,17 @@ def test_the_open_file_behind_stdin_is_not_shared_with_the_next_run(
 # ---- room
 
 
-@pytest.fixture(scope="module")
-def small_host() -> Iterator[NativeHost]:
-    small = NativeHost(NativeBoxConfig(mounts=MOUNTS, scratch_bytes=16 * MEBIBYTE))
-    yield small
-    small.close()
-
-
 @pytest.fixture
-def small_stage(host: NativeHost, small_host: NativeHost, compiler: Compiler) -> Iterator[Stage]:
-    assert host.facts == small_host.facts  # `host` says why, where there are no boxes
-    box = small_host.open_box()
-    yield Stage(box, compiler, TOOLCHAINS["python"].executable)
+def small_stage(host: Host, compiler: Compiler) -> Iterator[Stage]:
+    small: Host
+    if host.facts.box == "docker":
+        small = DockerHost(DockerBoxConfig(image=IMAGE, scratch_bytes=16 * MEBIBYTE))
+    else:
+        small = NativeHost(NativeBoxConfig(mounts=MOUNTS, scratch_bytes=16 * MEBIBYTE))
+    box = small.open_box()
+    yield stage_in(small, box, compiler)
     box.close()
+    small.close()
 
 
 FILL = """
@@ -401,7 +403,8 @@ def test_files_read_by_one_run_are_no_extra_memory_for_the_next(stage: Stage) ->
     file = os.open(library, os.O_RDONLY)
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(file)
-    assert stage.sh(f"cat {library} >/dev/null").exit_code == 0
+    if stage.sh(f"cat {library} >/dev/null").exit_code:
+        pytest.skip("the image lacks that file")
     hoard = """
         #include <stdlib.h>
         #include <string.h>

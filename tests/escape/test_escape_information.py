@@ -16,7 +16,12 @@ LIST = """
 """
 
 
+OF_AN_IMAGE = {"/etc/hostname", "/run", "/var/log", "/var/lib", "/usr/local", "/opt", "/srv"}
+
+
 def test_only_what_is_needed_of_the_host_is_shown(stage: Stage) -> None:
+    if stage.in_container:
+        pytest.skip("a container shows an image, and nothing of the host")
     allowed = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sub", "tmp"}
     mounted = {Path(stage.python_executable).parts[1]}
     shown = set(stage.prints(LIST, "/").split())
@@ -65,12 +70,17 @@ def test_only_what_is_needed_of_the_host_is_shown(stage: Stage) -> None:
 def test_this_is_not_there(stage: Stage, path: str) -> None:
     if Path(stage.python_executable).is_relative_to(path):
         pytest.skip("this host's Python lies there")
+    if stage.in_container and path in OF_AN_IMAGE:
+        pytest.skip("an image's own, not the host's")
     outcome = stage.python(
         """
         import os, sys
+        HARMLESS = (b"", b"/.cupel/runner\\0container")  # a container's PID 1
         try:
             file = os.open(sys.argv[1], os.O_RDONLY)
-            if os.listdir(file) if os.path.isdir(file) else os.read(file, 1):
+            if os.path.isdir(file):
+                print("read" if os.listdir(file) else "", end="")
+            elif os.read(file, 100).rstrip(b"\\0") not in HARMLESS:
                 print("read")
         except OSError:
             pass
@@ -96,10 +106,11 @@ def test_a_way_out_by_dots_or_links_ends_in_the_box(stage: Stage) -> None:
 
 
 def test_only_its_own_processes_are_seen(stage: Stage) -> None:
+    """A container's /proc is the engine's: there it shows a PID 1, and no more of it."""
     seen = stage.prints(
-        "import os; print([p for p in os.listdir('/proc') if p.isdigit()] == [str(os.getpid())])"
+        "import os; print({p for p in os.listdir('/proc') if p.isdigit()} - {str(os.getpid())})"
     )
-    assert seen == "True"
+    assert seen in {"set()", "{'1'}" if stage.in_container else ""}
 
 
 def test_only_three_descriptors_are_open(stage: Stage) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from box_stage import LIMITS, QUICK, Stage
 from cupel_sandbox.box import SUBMISSION, Limit, Run
-from cupel_sandbox.native import NativeHost
+from cupel_sandbox.pool import Host
 
 HEADERS = """
     #include <fcntl.h>
@@ -57,7 +57,8 @@ SURVIVORS = {
 
 LOOK = """
     import os
-    print(*[pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()])
+    pids = {int(pid) for pid in os.listdir("/proc") if pid.isdigit()}
+    print(*(pids - {1, os.getpid()}))
 """
 
 
@@ -103,8 +104,9 @@ def test_another_program_cannot_be_looked_into(stage: Stage) -> None:
                      "cmdline"):
             path = "/proc/1/" + name
             try:
-                os.close(os.open(path, os.O_RDONLY))
-                print("opened", path)
+                file = os.open(path, os.O_RDONLY)
+                if os.read(file, 100).rstrip(b"\\0") not in (b"", b"/.cupel/runner\\0container"):
+                    print("read", path)
             except OSError:
                 pass
             try:
@@ -254,7 +256,7 @@ def test_a_program_cannot_leave_the_first_place_of_the_out_of_memory_killer(stag
     assert outcome.stdout == b"1000\n"
 
 
-def test_signals_that_the_service_ignores_are_not_ignored_in_a_run(host: NativeHost) -> None:
+def test_signals_that_the_service_ignores_are_not_ignored_in_a_run(host: Host) -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         box = host.open_box()

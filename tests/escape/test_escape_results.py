@@ -21,8 +21,7 @@ from cupel.schema import (
 )
 from cupel_sandbox.box import Limit, Run
 from cupel_sandbox.errors import BoxRefused
-from cupel_sandbox.native import NativeHost
-from cupel_sandbox.pool import Slot
+from cupel_sandbox.pool import Host, Slot
 from cupel_sandbox.protocol import HEADER, Reply
 from cupel_service.judge import judge
 from cupel_service.languages import setup_languages
@@ -181,7 +180,7 @@ def test_a_binary_that_breaks_while_it_is_loaded_is_a_crash(stage: Stage) -> Non
 
 
 @pytest.fixture
-def slot(host: NativeHost) -> Iterator[Slot]:
+def slot(host: Host) -> Iterator[Slot]:
     slot = Slot(host)
     yield slot
     slot.close()
