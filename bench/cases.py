@@ -47,11 +47,12 @@ def read_plans(folder: Path) -> tuple[list[Plan], Counter[str]]:
     return plans, reasons
 
 
-def judge(plans: Sequence[Plan]) -> dict[str, Judgement]:
+def judge(plans: Sequence[Plan], box: str) -> dict[str, Judgement]:
     """Judges rows by a service of one's own, with a progress bar on standard error.
 
     Args:
         plans: The rows.
+        box: The kind of box that they run in.
 
     Returns:
         The judgements by row.
@@ -59,7 +60,7 @@ def judge(plans: Sequence[Plan]) -> dict[str, Judgement]:
     Raises:
         CupelError: The service did not start, or a request failed.
     """
-    with embedded_service() as url, Client(url, timeout_s=SILENCE_S_MAX) as client:
+    with embedded_service(["--box", box]) as url, Client(url, timeout_s=SILENCE_S_MAX) as client:
         judgements = _judge(client, plans)
         again = [new for each in plans if (new := lifted(each, judgements[each.row_id]))]
         return judgements | _judge(client, again)
@@ -115,9 +116,35 @@ def report(
     return unexpected
 
 
+def compare(plans: Sequence[Plan], every: Mapping[str, Mapping[str, Judgement]]) -> int:
+    """Shows the rows whose verdicts depend on the kind of box.
+
+    Args:
+        plans: The rows.
+        every: Their judgements by kind of box.
+
+    Returns:
+        How many rows differ.
+    """
+    differing = 0
+    for each in plans:
+        got = {box: each.got(judgements[each.row_id]).value for box, judgements in every.items()}
+        if len(set(got.values())) > 1:
+            differing += 1
+            print(f"cases: {each.row_id} differs: {got}")
+    print(f"cases: {differing} of {len(plans)} rows differ between {' and '.join(every)} boxes")
+    return differing
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="the folder of the cases; it holds rows/*.jsonl")
+    parser.add_argument(
+        "--box",
+        action="append",
+        choices=["native", "docker"],
+        help="kind of box; given twice, verdicts are compared row by row; default: native",
+    )
     parser.add_argument("--all", action="store_true", help="also show rows that are as expected")
     parser.add_argument("--only", default="", help="only rows whose name contains this text")
     arguments = parser.parse_args()
@@ -125,11 +152,16 @@ def main() -> int:
     try:
         plans, reasons = read_plans(arguments.folder)
         plans = [each for each in plans if arguments.only in each.row_id]
-        judgements = judge(plans)
+        every = {box: judge(plans, box) for box in arguments.box or ["native"]}
     except (CasesError, CupelError) as error:
         print(f"cases: {error}", file=sys.stderr)
         return 2
-    return 1 if report(console, plans, judgements, reasons, every=arguments.all) else 0
+    unexpected = sum(
+        report(console, plans, judgements, reasons, every=arguments.all)
+        for judgements in every.values()
+    )
+    differing = compare(plans, every) if len(every) > 1 else 0
+    return 1 if unexpected or differing else 0
 
 
 if __name__ == "__main__":

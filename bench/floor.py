@@ -1,4 +1,4 @@
-"""What a box costs: one test through a native box against a bare spawn of the same program.
+"""What a box costs: one test through a box against a bare spawn of the same program.
 
 Both sides run the same file with the same input, in turns within one run, so that noise of the
 machine meets both. The programs do next to nothing (read a few numbers, print their sum): what is
@@ -20,7 +20,10 @@ from rich.progress import track
 from bare import spawn_and_wait, stdin_file
 from cupel.schema import Language
 from cupel_sandbox.box import Box, Outcome, Run
+from cupel_sandbox.docker_boxes import DockerBoxConfig, DockerHost
+from cupel_sandbox.errors import SandboxError
 from cupel_sandbox.native import NativeBoxConfig, NativeHost
+from cupel_sandbox.pool import Host
 from cupel_sandbox.toolchains import find_toolchains
 from cupel_service.languages import LanguageSetup, setup_languages
 from report import Figure, show
@@ -74,10 +77,11 @@ def build(box: Box, setup: LanguageSetup) -> bytes:
     return box.get("main", 64 * 1024 * 1024)
 
 
-def measure(box: Box, setup: LanguageSetup, folder: Path, runs: int) -> Figure:
+def measure(kind: str, box: Box, setup: LanguageSetup, folder: Path, runs: int) -> Figure:
     """Measures one language, the box and the bare spawn in turns.
 
     Args:
+        kind: The kind of box.
         box: A box of its own.
         setup: The language.
         folder: Where the program lies for the bare spawn.
@@ -108,12 +112,13 @@ def measure(box: Box, setup: LanguageSetup, folder: Path, runs: int) -> Figure:
         for _ in range(WARM_UP):
             _timed(through_box)
             _timed(bare)
-        for _ in track(range(runs), f"{setup.language}, in turns", console=Console(stderr=True)):
+        what = f"{setup.language}, {kind} box and bare in turns"
+        for _ in track(range(runs), what, console=Console(stderr=True)):
             box_s.append(_timed(through_box))
             bare_s.append(_timed(bare))
     box_median_s, floor_s = statistics.median(box_s), statistics.median(bare_s)
     return Figure(
-        f"{setup.language}_native_ratio",
+        f"{setup.language}_{kind}_ratio",
         box_median_s / floor_s,
         "x",
         runs,
@@ -136,31 +141,90 @@ def _timed(action: Callable[[], bytes]) -> float:
     return elapsed_s
 
 
+def measure_resets(kind: str, box: Box, resets: int) -> Figure:
+    """How long a box takes after a submission until it is as if new, in milliseconds."""
+    took_s = []
+    for _ in range(resets):
+        box.put("main", bytes(20_000))
+        list(box.run([Run(("/bin/sh", "-c", "echo left >/tmp/left"))]))
+        start = time.perf_counter()
+        box.reset()
+        took_s.append(time.perf_counter() - start)
+    return Figure(f"{kind}_reset_ms", statistics.median(took_s) * 1000, "ms", resets, {})
+
+
+def measure_starts(kind: str, host: Host, starts: int) -> Figure:
+    """How long a new box takes until it can be used, in milliseconds."""
+    took_s = []
+    for _ in range(starts):
+        start = time.perf_counter()
+        box = host.open_box()
+        took_s.append(time.perf_counter() - start)
+        box.close()
+    details = {"slowest_ms": max(took_s) * 1000}
+    return Figure(f"{kind}_start_ms", statistics.median(took_s) * 1000, "ms", starts, details)
+
+
+def measure_kind(kind: str, host: Host, runs: int) -> list[Figure]:
+    """All figures of one kind of box.
+
+    Raises:
+        BenchError: A toolchain is missing, or a program did not do what it must.
+    """
+    box = host.open_box()
+    try:
+        setups = setup_languages(host.find_toolchains(box), {}, {}, {})
+    finally:
+        box.close()
+    figures = []
+    for language in SOURCES:
+        if language not in setups:
+            raise BenchError(f"no toolchain for {language}: `cupel doctor` says what to install")
+        box = host.open_box()
+        try:
+            with tempfile.TemporaryDirectory(prefix="cupel-floor-") as folder:
+                figures.append(measure(kind, box, setups[language], Path(folder), runs))
+            if language is Language.CPP:
+                figures.append(measure_resets(kind, box, 200))
+        finally:
+            box.close()
+    figures.append(measure_starts(kind, host, 20))
+    return figures
+
+
+def open_host(kind: str, image: str) -> Host:
+    """The host of one kind of box."""
+    if kind == "native":
+        mounts = tuple(mount for each in find_toolchains() for mount in each.mounts)
+        return NativeHost(NativeBoxConfig(mounts=mounts))
+    return DockerHost(DockerBoxConfig(image=image, runtime="runsc" if kind == "runsc" else None))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=400, help="runs of each kind, at least 300")
+    parser.add_argument(
+        "--box",
+        action="append",
+        choices=["native", "docker", "runsc"],
+        help="kind of box, once or more often; default: native",
+    )
+    parser.add_argument("--image", default="cupel-sandbox", help="image of docker boxes")
     parser.add_argument("--json", action="store_true", help="one JSON object per figure and line")
     arguments = parser.parse_args()
     if arguments.runs < 300:
         parser.error("--runs must be at least 300, else the medians are noise")
-    toolchains = find_toolchains()
-    mounts = tuple(mount for toolchain in toolchains for mount in toolchain.mounts)
-    setups = setup_languages(toolchains, {}, {}, {})
-    figures = []
-    host = NativeHost(NativeBoxConfig(mounts=mounts))
+    figures: list[Figure] = []
     try:
-        for language in SOURCES:
-            if language not in setups:
-                parser.error(f"no toolchain for {language}: `cupel doctor` says what to install")
-            box = host.open_box()
+        for kind in arguments.box or ["native"]:
+            host = open_host(kind, arguments.image)
             try:
-                with tempfile.TemporaryDirectory(prefix="cupel-floor-") as folder:
-                    figures.append(measure(box, setups[language], Path(folder), arguments.runs))
+                figures += measure_kind(kind, host, arguments.runs)
             finally:
-                box.close()
-    finally:
-        host.close()
-    show("One test in a native box against a bare spawn", figures, as_json=arguments.json)
+                host.close()
+    except (BenchError, SandboxError) as error:
+        parser.error(str(error))
+    show("One test in a box against a bare spawn", figures, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ _POLL_S = 0.02
 _READY = re.compile(r"^cupel: ready on (http://\S+)", re.MULTILINE)
 _SAID_CHARS = 4000
 # Meant for a service of the operator's, not for this private one on loopback.
-_NOT_INHERITED = ("CUPEL_API_KEYS", "CUPEL_HOST", "CUPEL_PORT", "CUPEL_DATA_DIR")
+_NOT_INHERITED = (
+    *("CUPEL_API_KEYS", "CUPEL_API_KEYS_FILE", "CUPEL_HOST", "CUPEL_PORT"),
+    *("CUPEL_DATA_DIR", "CUPEL_QUEUE", "CUPEL_STORE"),
+)
 
 
 @contextlib.contextmanager
