@@ -159,6 +159,8 @@ def test_listening_beyond_loopback_without_a_key_is_refused(tmp_path: Path) -> N
 def test_a_bad_value_is_named(tmp_path: Path) -> None:
     assert "CUPEL_PORT: " in refused(tmp_path, "--port", "99999")
     assert "CUPEL_SLOTS: " in refused(tmp_path, CUPEL_SLOTS="two")
+    assert "CUPEL_BOX: " in refused(tmp_path, "--box", "cardboard")
+    assert "CUPEL_QUEUE: " in refused(tmp_path, "--queue", "http://127.0.0.1")
 
 
 def test_an_address_that_is_not_ours_is_said(tmp_path: Path) -> None:
