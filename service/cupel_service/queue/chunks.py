@@ -12,7 +12,7 @@ import math
 LARGEST = 32
 """Submissions in a chunk, at most: what one dead worker can hold up."""
 
-WORK_S = 0.3
+WORK_S = 0.4
 """Work in a chunk, at most, so that urgent requests wait no longer than this for a slot."""
 
 LEAST_WORK_S = 0.02
@@ -21,7 +21,7 @@ LEAST_WORK_S = 0.02
 FEWEST = 4
 """Submissions in a chunk, however slow they are, while there is enough left for all slots."""
 
-SHARES = 2.0
+SHARES = 4.0
 """Of what is left, a chunk is this many times smaller than an equal share for each slot."""
 
 

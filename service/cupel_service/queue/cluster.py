@@ -11,11 +11,11 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Event, Lock, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -108,6 +108,7 @@ class ClusterDispatcher:
         self._contact = Contact(gap_s=3 * _REFRESH_S)
         self._slots = _SLOTS
         self._pace_s = _PACE_S
+        self._entering: set[asyncio.Future[Any]] = set()  # of Batch, or of Batch | None
         self._stopping = False
         self._stop_lock = asyncio.Lock()
         self._stopped = False
@@ -128,7 +129,7 @@ class ClusterDispatcher:
     async def attach(self, key: str, digest: str) -> Batch | None:
         """Finds what was admitted under a key; to be called on the event loop."""
         self._must_go_on()
-        return await _whole(self._attach(key, digest))
+        return await self._whole(self._attach(key, digest))
 
     async def submit(self, admission: Admission) -> Batch:
         """Admits all of a request's submissions or none; to be called on the event loop."""
@@ -136,7 +137,7 @@ class ClusterDispatcher:
         count = len(admission.assignments)
         if count > self._terms.capacity:
             raise RequestExceedsQueue(count, self._terms.capacity)
-        return await _whole(self._submit(admission))
+        return await self._whole(self._submit(admission))
 
     async def stop(self, grace_s: float) -> None:
         """Admits nothing more, and ends what clients wait for.
@@ -149,6 +150,7 @@ class ClusterDispatcher:
             if self._stopped:
                 return
             self._stopped = True
+            await asyncio.gather(*self._entering, return_exceptions=True)
             for batch in self._reader.batches():
                 try:
                     waiting = await self._in_thread(partial(self._ledger.withdraw, batch))
@@ -168,12 +170,23 @@ class ClusterDispatcher:
     def _end(self) -> None:
         self._ended.set()
         self._reader.end()
-        self._rouse()
+        self._launch((), urgent=False)
         self._reader.join()
         self._heart.join()
         self._threads.shutdown()
         for client in self._clients:
             client.close()
+
+    async def _whole(self, coming: Coroutine[None, None, _BatchT]) -> _BatchT:
+        """Waits for a batch; if that is cancelled, the batch comes nevertheless, and is left."""
+        task = asyncio.ensure_future(coming)
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_leave)
+            raise
 
     def _must_go_on(self) -> None:
         if self._stopping:
@@ -183,7 +196,7 @@ class ClusterDispatcher:
 
     async def _attach(self, key: str, digest: str) -> Batch | None:
         known = await self._in_thread(lambda: self._find(key))
-        return None if known is None else self._view_of(known, digest)
+        return None if known is None else await self._opened(known, digest)
 
     async def _submit(self, admission: Admission) -> Batch:
         if not admission.assignments:
@@ -191,7 +204,19 @@ class ClusterDispatcher:
         found = await self._in_thread(lambda: self._admit(admission))
         if isinstance(found, Excess):
             raise self._full(found, len(admission.assignments))
-        return self._view_of(found, admission.digest)
+        jobs = () if isinstance(found, Known) else found.jobs()
+        known = found if isinstance(found, Known) else found.as_known()
+        return await self._opened(known, admission.digest, jobs, urgent=admission.urgent)
+
+    async def _opened(
+        self, known: Known, digest: str, jobs: Sequence[str] = (), *, urgent: bool = False
+    ) -> Batch:
+        batch = self._view_of(known, digest)
+        # Now the reader has it, and is told to look; only then there can be results.
+        await asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(self._launch, jobs, urgent=urgent)
+        )
+        return batch
 
     def _view_of(self, known: Known, digest: str) -> Batch:
         """The batch as its new client sees it; takes over the hold on it."""
@@ -237,11 +262,9 @@ class ClusterDispatcher:
             known = self._ledger.attach(key, self._api, self._terms)
             if known is not None:
                 self._reader.hold(known.batch)
-        if known is not None:
-            self._rouse()
         return known
 
-    def _admit(self, admission: Admission) -> Known | Excess:
+    def _admit(self, admission: Admission) -> Entry | Known | Excess:
         entry = self._entry_of(admission)
         self._reader.hold(entry.batch)
         try:
@@ -254,14 +277,8 @@ class ClusterDispatcher:
             raise
         if found is not None:
             self._reader.let_go(entry.batch)
-            self._rouse()
             return found
-        try:
-            self._queue.push(entry.jobs(), at_front=admission.urgent, wake=self._wake)
-        except RedisError as error:
-            # It is admitted: whoever finds its jobs due enqueues them.
-            _log.warning("queue: Redis went away in an admission (%s)", type(error).__name__)
-        return Known(entry.batch, admission.digest, len(entry.tickets))
+        return entry
 
     def _entry_of(self, admission: Admission) -> Entry:
         tickets = [
@@ -284,12 +301,15 @@ class ClusterDispatcher:
             result_bytes=sum(map(_result_bytes, admission.assignments)),
         )
 
-    def _rouse(self) -> None:
-        """Makes the reader look at a batch that it did not know; else it does so in BLOCK_S."""
+    def _launch(self, jobs: Sequence[str], *, urgent: bool) -> None:
+        """Enqueues what was admitted, and makes the reader look at once.
+
+        If Redis goes away here, workers find the jobs due, and the reader looks in BLOCK_S.
+        """
         try:
-            self._queue.push((), at_front=False, wake=self._wake)
+            self._queue.push(jobs, at_front=urgent, wake=self._wake)
         except RedisError as error:
-            _log.debug("queue: the reader is not woken (%s)", type(error).__name__)
+            _log.warning("queue: Redis went away in an admission (%s)", type(error).__name__)
 
     def _part_from(self, batch: str) -> None:
         """Tells Redis, some time soon, that this process has no client for a batch any more."""
@@ -337,16 +357,6 @@ class ClusterDispatcher:
             paces = [worker.pace_s for worker in workers if worker.pace_s > 0]
             self._slots = sum(worker.slots for worker in workers)
             self._pace_s = max(1e-4, sum(paces) / len(paces)) if paces else _PACE_S
-
-
-async def _whole(coming: Coroutine[None, None, _BatchT]) -> _BatchT:
-    """Waits for a batch; if that is cancelled, the batch comes nevertheless, and is left."""
-    task = asyncio.ensure_future(coming)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(_leave)
-        raise
 
 
 def _leave(task: asyncio.Future[_BatchT]) -> None:

@@ -215,8 +215,8 @@ class Consumer(Generic[_SlotT]):
 
     def _judge_all(self, held: HeldJob, slot: _SlotT) -> bool:
         """Judges a job's submissions. False if it stopped before the last of them."""
-        for number, (index, text) in enumerate(held.lease.tickets.items()):
-            if self._stopping.is_set() or not (number == 0 or self._still_holds(held)):
+        for index, text in held.lease.tickets.items():
+            if self._stopping.is_set() or held.lost.is_set():
                 return False
             ticket = Ticket.model_validate_json(text)
             if held.lease.poison:
@@ -230,16 +230,6 @@ class Consumer(Generic[_SlotT]):
                 return False
             self._delivery.judged(held, index, judgement.model_dump_json())
         return True
-
-    def _still_holds(self, held: HeldJob) -> bool:
-        """Whether the next submission of a job should start. Redis is asked if it is there."""
-        if not held.lost.is_set() and not self._contact.is_lost():
-            try:
-                if not self._ledger.holds(held.lease.job):
-                    held.lost.set()
-            except RedisError as error:
-                _log.debug("queue: job %s goes on unasked (%s)", held.lease.job, error)
-        return not held.lost.is_set()
 
     def _judge_one(self, batch: str, ticket: Ticket, slot: _SlotT) -> Judgement:
         try:

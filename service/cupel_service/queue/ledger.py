@@ -108,6 +108,10 @@ class Entry:
     chunks: Sequence[Sequence[int]]
     result_bytes: int
 
+    def as_known(self) -> Known:
+        """The batch once it is in the ledger."""
+        return Known(self.batch, self.digest, len(self.tickets))
+
     def jobs(self) -> list[str]:
         """The names of its first attempts, in order."""
         return [f"{self.batch}-{chunk}-1" for chunk in range(len(self.chunks))]
@@ -269,10 +273,6 @@ class Ledger:
     def begin(self, job: str) -> bool:
         """Notes that a job which runs alone starts now. Whether it is still held."""
         return bool(self._run_number("begin", job))
-
-    def holds(self, job: str) -> bool:
-        """Whether a leased job is still that attempt's: neither taken over nor dropped."""
-        return self.client.zscore(f"{self.prefix}:leases", job) is not None
 
     def renew(
         self, worker: str, record: str, record_s: float, lease_s: float, jobs: Iterable[str]
