@@ -127,7 +127,10 @@ class DockerHost:
             cgroup="none" if not self._cgroups else "v1" if self._cgroups.version == 1 else "v2",
             seccomp="seccomp" not in config.allow_degraded,
             user="root",
-            degraded=tuple(sorted(config.allow_degraded)),
+            # gVisor was asked for by name; that it samples is said all the same.
+            degraded=tuple(
+                sorted(config.allow_degraded | (set() if self._cgroups else {"cgroup"}))
+            ),
             scratch_bytes=config.scratch_bytes,
             box_memory_bytes=config.memory_bytes,
             box_processes=config.processes,

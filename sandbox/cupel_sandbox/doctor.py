@@ -156,7 +156,8 @@ def _not_had(what: str, error: SandboxError) -> Finding:
 
 
 def _in_force(facts: BoxFacts) -> str:
-    counted = "limits and use sampled" if facts.accounting == "sampled" else f"cgroups {facts.cgroup}"
+    sampled = facts.accounting == "sampled"
+    counted = "limits and use sampled" if sampled else f"cgroups {facts.cgroup}"
     words = ["namespaces", counted, "seccomp" if facts.seccomp else "no seccomp"]
     if facts.box == "docker":
         words = [f"image {facts.image}", f"runtime {facts.runtime}", *words]
@@ -195,7 +196,7 @@ def doctor(
             if not finding.ok:
                 console.print(f"\n[bold]{finding.what}[/]: {finding.remedy}")
         if all(finding.ok for finding in findings):
-            console.print("\nNothing is degraded.")
+            console.print("\nNothing is missing.")
         else:
             console.print(
                 f"\nA layer may be given up by name: --allow-degraded={'|'.join(sorted(LAYERS))}"
