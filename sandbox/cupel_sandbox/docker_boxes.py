@@ -136,6 +136,11 @@ class DockerHost:
             box_processes=config.processes,
         )
 
+    def _degraded(self) -> frozenset[str]:
+        # gVisor was asked for by name; that limits are sampled there is said all the same.
+        missing = frozenset() if self._cgroups else frozenset({"cgroup"})
+        return self._config.allow_degraded | missing
+
     def _open_cgroups(self) -> CgroupTree | None:
         """The host's cgroups for runs; None where the runner must sample instead."""
         if self._is_gvisor or "cgroup" in self._config.allow_degraded:
