@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from redis import ConnectionError as RedisConnectionError
 from redis import Redis
 
 from cupel import Client, Language, Limits, Problem, Stop, Submission, Testcase, Verdict
 from cupel.embedded import embedded_service
+from redis_running import redis_running
 from report import Figure, show
 
 SUBMISSIONS = 300
 TESTS = 10
 ROUNDS = 3
 SLOTS = len(os.sched_getaffinity(0))
-START_S = 60.0
 PROGRAM = r"""
 #include <stdio.h>
 int main(void) {
@@ -45,36 +42,6 @@ int main(void) {
 
 class BenchError(Exception):
     """Something did not start, or did not do what it must: the figures would mean nothing."""
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """Runs a Redis of the bench's own; yields its URL.
-
-    Raises:
-        BenchError: It is not installed, or does not start.
-    """
-    program = shutil.which("redis-server")
-    if program is None:
-        raise BenchError("there is no redis-server: apt install redis-server")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    command += ["--appendonly", "yes", "--save", "", "--loglevel", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            with Redis(port=port) as link:
-                wait_until(lambda: answers(link), process)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.kill()
-
-
-def answers(link: Redis) -> bool:
-    """Whether Redis has started."""
-    try:
-        return bool(link.ping())
-    except RedisConnectionError:
-        return False
 
 
 @contextmanager
@@ -104,26 +71,6 @@ def cupel(arguments: Sequence[str], folder: Path, queue: str) -> Iterator[str]:
             yield line
         finally:
             process.send_signal(signal.SIGTERM)
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Waits for a process to be of use.
-
-    Raises:
-        BenchError: It ended, or takes too long.
-    """
-    deadline = time.monotonic() + START_S
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise BenchError(f"{process.args!r} does not start")
-        time.sleep(0.05)
 
 
 def problem() -> Problem:
@@ -171,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cupel-bench-")))
-        queue = stack.enter_context(redis_server(folder))
+        queue = stack.enter_context(redis_running())
         link = stack.enter_context(Redis.from_url(queue))
         ready = stack.enter_context(cupel(["serve", "--port", "0"], folder, queue))
         stack.enter_context(cupel(["worker", "--slots", str(SLOTS)], folder, queue))

@@ -29,7 +29,7 @@ from cupel_service.runtime import Runtime
 from cupel_service.settings import Settings, shown_queue
 from cupel_service.store import shared_store
 
-REFRESH_S = 1.0
+REFRESH_S = 2.0
 """How often the living workers are looked up."""
 
 _log = logging.getLogger(__name__)

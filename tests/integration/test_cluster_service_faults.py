@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,21 @@ def test_a_full_disk_in_a_worker_s_cache_costs_nothing_but_time(stage: Cluster) 
         assert put.status_code == 201, put.text
         assert_each_judged_once(ask(api.url, submissions(3, problem=name)), 3)
     assert "cannot be used (No space left on device)" in stage.processes[1].log.read_text()
+
+
+def test_tests_that_the_store_has_lost_are_cupel_s_fault_until_they_are_back(
+    stage: Cluster,
+) -> None:
+    api = stage.api()
+    stage.worker()
+    problem = {"tests": [{"name": "t", "input": "1 2\n", "output": "3\n"}]}
+    url = f"{api.url}/v1/problems/sum"
+    assert httpx.put(url, json=problem, timeout=WAIT_S).status_code == 201
+    shutil.rmtree(stage.folder / "data" / "blobs")
+    (judgement,) = ask(api.url, submissions(1, problem="sum")).json()["judgements"]
+    assert judgement["verdict"] == "JE"
+    assert httpx.put(url, json=problem, timeout=WAIT_S).status_code == 200
+    assert_each_judged_once(ask(api.url, submissions(1, problem="sum")), 1)
 
 
 def judging(stage: Cluster) -> bool:
