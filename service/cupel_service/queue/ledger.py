@@ -55,6 +55,7 @@ _SCRIPTS = (
     "release",
     "take_over",
     "strand",
+    "recover",
     "claim",
     "expire",
 )
@@ -306,6 +307,10 @@ class Ledger:
     def strand(self, after_s: float) -> int:
         """Makes jobs due again that RQ moved `after_s` ago and nobody leased. How many."""
         return self._run_number("strand", _ms(after_s))
+
+    def recover(self) -> int:
+        """Makes chunks due again that are nowhere, though nothing waits or runs. How many."""
+        return self._run_number("recover")
 
     def claim(self, claim_s: float, most: int = 200) -> list[str]:
         """Jobs that are due, for the caller to enqueue within `claim_s`."""

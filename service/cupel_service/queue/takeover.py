@@ -88,6 +88,9 @@ class Takeover:
             stranded = self._ledger.strand(self._lease_s)
             if stranded:
                 _log.warning("queue: %d chunks were taken and never begun; queued again", stranded)
+            nowhere = self._ledger.recover()
+            if nowhere:
+                _log.warning("queue: %d chunks were in no queue; queued again", nowhere)
             for batch in self._ledger.expire():
                 _log.info("queue: nobody waits for batch %s any more; dropped", batch)
         jobs = self._ledger.claim(max(2.0, self._lease_s))
