@@ -21,7 +21,7 @@ LEAST_WORK_S = 0.02
 FEWEST = 4
 """Submissions in a chunk, however slow they are, while there is enough left for all slots."""
 
-SHARES = 4.0
+SHARES = 3.0
 """Of what is left, a chunk is this many times smaller than an equal share for each slot."""
 
 

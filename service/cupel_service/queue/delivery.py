@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from redis.exceptions import RedisError
 
@@ -26,19 +26,29 @@ class HeldJob:
     Args:
         lease: What is to be judged.
         lost: Set once somebody else has it, or nobody wants it any more.
-        undelivered: Judgements (as JSON) that Redis does not have yet, by index.
     """
 
     lease: Lease
     lost: Event = field(default_factory=Event)
-    undelivered: dict[int, str] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+    _judged: dict[int, str] = field(default_factory=dict)
+
+    def add(self, index: int, judgement: str) -> bool:
+        """Keeps a judgement (as JSON) until it is taken. Whether it is the first one."""
+        with self._lock:
+            self._judged[index] = judgement
+            return len(self._judged) == 1
+
+    def take(self) -> dict[int, str]:
+        """The judgements that were added since they were last taken, by index."""
+        with self._lock:
+            found, self._judged = self._judged, {}
+            return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Parcel:
     held: HeldJob
-    index: int = -1
-    judgement: str = ""
     end: str = ""  # "done" or "released": nothing more comes of this job
 
 
@@ -80,7 +90,9 @@ class Delivery:
 
     def judged(self, held: HeldJob, index: int, judgement: str) -> None:
         """Takes a judgement; returns at once."""
-        self._parcels.put(_Parcel(held, index, judgement))
+        # Only the first one wakes the thread, which would take the slot's turn to run.
+        if held.add(index, judgement):
+            self._parcels.put(_Parcel(held))
 
     def done(self, held: HeldJob) -> None:
         """Says that all of a job was judged, or that it is lost."""
@@ -112,14 +124,14 @@ class Delivery:
             gathered.pop(parcel.held, None)
             self._persist(parcel.held, parcel.end)
         else:
-            parcel.held.undelivered[parcel.index] = parcel.judgement
             gathered.setdefault(parcel.held, time.monotonic() + _GATHER_S)
 
     def _persist(self, held: HeldJob, end: str) -> None:
         warned = False
+        judgements = held.take()
         while not self._given_up.is_set():
             try:
-                self._write(held, end)
+                self._write(held, judgements, end)
                 return
             except RedisError as error:
                 if not warned:
@@ -127,12 +139,12 @@ class Delivery:
                 warned = True
                 self._given_up.wait(_RETRY_S)
 
-    def _write(self, held: HeldJob, end: str) -> None:
+    def _write(self, held: HeldJob, judgements: Mapping[int, str], end: str) -> None:
         job = held.lease.job
-        if held.undelivered or end == "done":
-            if not self._ledger.deliver(job, held.undelivered, last=end == "done"):
-                held.lost.set()
-            held.undelivered.clear()
+        if (judgements or end == "done") and not self._ledger.deliver(
+            job, judgements, last=end == "done"
+        ):
+            held.lost.set()
         if end == "released" and not held.lost.is_set():
             successor = self._ledger.release(job)
             if successor is not None:

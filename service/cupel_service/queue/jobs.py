@@ -2,13 +2,13 @@
 
 RQ moves jobs (its queue, its LMOVE into the intermediate queue, its workers' registration); what is
 accepted, leased and judged is in the ledger. So a job carries nothing but its name, and of RQ's 57
-commands for an empty job about 7 are left: no started registry, no execution, no result.
+commands for an empty job 4 are left: no started registry, no execution, no result.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 
 from redis import Redis
@@ -26,6 +26,7 @@ _FUNCTION = "cupel_service.queue.consumer.Consumer"
 _DEQUEUE_S = 1
 _RETRY_S = 0.5
 _HEARTBEAT_S = 30.0
+_SLICE = 64
 
 
 class ChunkQueue:
@@ -42,7 +43,7 @@ class ChunkQueue:
         self._due = f"{prefix}:due"
 
     def push(self, jobs: Iterable[str], *, at_front: bool, wake: str = "") -> None:
-        """Puts jobs into the queue, all or none; one that is there already does no harm.
+        """Puts jobs into the queue; one that is there already does no harm.
 
         Args:
             jobs: Their names, in the order in which they should run.
@@ -50,7 +51,13 @@ class ChunkQueue:
             wake: A stream to write an entry to in the same step.
         """
         names = list(jobs)
-        ordered = reversed(names) if at_front else names
+        # The first of many are taken up while RQ still makes the others (0.2 ms each). Front-most
+        # ones come last, so there it would be the wrong ones.
+        slice_ = len(names) if at_front else _SLICE
+        for first in range(0, max(1, len(names)), max(1, slice_)):
+            self._push(names[first : first + slice_], at_front, wake if first == 0 else "")
+
+    def _push(self, names: Sequence[str], at_front: bool, wake: str) -> None:
         with self.client.pipeline() as pipeline:
             if names:
                 self.queue.enqueue_many(
@@ -58,7 +65,7 @@ class ChunkQueue:
                         Queue.prepare_data(
                             _FUNCTION, job_id=name, timeout=-1, result_ttl=0, at_front=at_front
                         )
-                        for name in ordered
+                        for name in (reversed(names) if at_front else names)
                     ],
                     pipeline=pipeline,
                 )
@@ -67,6 +74,13 @@ class ChunkQueue:
                 pipeline.xadd(wake, {"wake": "1"}, maxlen=1, approximate=False)
                 pipeline.expire(wake, 3600)
             pipeline.execute()
+
+
+class ChunkJob(Job):
+    """A job as a worker takes it: its name says all, and reading the rest would take 1 ms."""
+
+    def refresh(self) -> None:
+        """Reads nothing."""
 
 
 class SlotWorker(SimpleWorker):
@@ -123,7 +137,7 @@ class SlotWorker(SimpleWorker):
                     self.queues,
                     _DEQUEUE_S,
                     connection=self.connection,
-                    job_class=self.job_class,
+                    job_class=ChunkJob,
                     serializer=JSONSerializer,
                 )
             except DequeueTimeout:
