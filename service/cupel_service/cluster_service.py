@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from redis import Redis, RedisError
 
 from cupel.schema import Info
-from cupel_service.capabilities import info_of_workers
+from cupel_service.capabilities import in_words, info_of_workers
 from cupel_service.errors import CannotServe
 from cupel_service.joining import (
     PROTOCOL_KEPT_S,
@@ -104,10 +104,12 @@ class ClusterView:
             return
         infos = [info for worker in workers if (info := _info_of(worker)) is not None]
         found = info_of_workers(self._settings, infos)
-        # Without workers nobody knows which languages there will be: the last known ones, if any.
-        self.info = (
-            found if infos else found.model_copy(update={"toolchains": self.info.toolchains})
-        )
+        if not infos:
+            # Nobody knows which languages there will be: the last known ones, if any.
+            found = found.model_copy(update={"toolchains": self.info.toolchains})
+        if infos and (self.obstacle or found.workers != self.info.workers):
+            _log.info("cluster: %s", in_words(found))
+        self.info = found
         self._note(
             ""
             if infos
@@ -116,8 +118,8 @@ class ClusterView:
         )
 
     def _note(self, obstacle: str) -> None:
-        if obstacle != self.obstacle:
-            _log.warning("cluster: %s", obstacle or f"{self.info.workers} workers are alive")
+        if obstacle and obstacle != self.obstacle:
+            _log.warning("cluster: %s", obstacle)
         self.obstacle = obstacle
 
     def _stay_claimed(self) -> None:

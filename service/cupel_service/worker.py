@@ -150,6 +150,8 @@ async def run_worker(settings: Settings, queue: str, name: str, pool: Pool | Non
         stack.enter_context(_signals(stop, at_once))
         await asyncio.to_thread(join_cluster, queue, settings.queue_prefix)
         suites = await asyncio.to_thread(_open_suites, settings)
+        if stop.is_set():
+            return
         pool = pool or make_pool(settings)
         stack.callback(pool.close)
         judging = start_judging(settings, pool)

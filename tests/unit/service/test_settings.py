@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_errors_and_representations_show_no_key(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert SECRET not in explain(caught.value) + str(caught.value)
+
+
+def test_the_guide_to_clusters_names_settings_that_exist() -> None:
+    guide = Path(__file__).parents[3] / "docs" / "cluster.md"
+    named = set(re.findall(r"CUPEL_([A-Z_]+[A-Z])", guide.read_text()))
+    assert named <= {name.upper() for name in Settings.model_fields}
 
 
 def test_a_file_of_keys_is_a_key(tmp_path: Path) -> None:
