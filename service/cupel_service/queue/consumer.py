@@ -86,7 +86,7 @@ class Consumer(Generic[_SlotT]):
         self._queue = ChunkQueue(self._jobs_client, prefix)
         self._suites = SuiteFinder(suite_of, self._problem_of)
         self._company = Company()
-        self._delivery = Delivery(self._ledger, self._settle, self._enqueue_again)
+        self._delivery = Delivery(self._ledger, self._let_go, self._enqueue_again)
         self._contact = Contact(gap_s=lease_s / 2)
         self._takeover = Takeover(self._ledger, self._queue, self._contact, lease_s)
         self._lock = Lock()
@@ -156,10 +156,11 @@ class Consumer(Generic[_SlotT]):
         def run(job: str) -> None:
             try:
                 self._run_job(job, f"{self.name}.{number}", slot)
-            except Exception as error:  # noqa: BLE001 (a slot must live on; its lease runs out)
+            except Exception as error:  # noqa: BLE001 (a slot must live on)
                 _log.error(
                     "queue: job %s raised %s at %s", job, type(error).__name__, frames_of(error)
                 )
+                self._let_go(job)  # its lease runs out, and others try it
 
         while not self._stopping.is_set():
             # A name of its own each time: after an outage RQ may still know the last one.
@@ -220,23 +221,29 @@ class Consumer(Generic[_SlotT]):
                 return False
             ticket = Ticket.model_validate_json(text)
             if held.lease.poison:
-                judgement = self._judging_error(ticket.assignment_without_tests())
+                judgement: Judgement | None = self._hopeless(ticket)
             elif held.lease.alone:
                 judgement = self._judge_one(held.lease.batch, ticket, slot)
             else:
                 with self._company.shared():
                     judgement = self._judge_one(held.lease.batch, ticket, slot)
-            if self._interrupted.is_set():
+            if judgement is None or self._interrupted.is_set():
                 return False
             self._delivery.judged(held, index, judgement.model_dump_json())
         return True
 
-    def _judge_one(self, batch: str, ticket: Ticket, slot: _SlotT) -> Judgement:
+    def _hopeless(self, ticket: Ticket) -> Judgement:
+        return self._judging_error(ticket.assignment_without_tests())
+
+    def _judge_one(self, batch: str, ticket: Ticket, slot: _SlotT) -> Judgement | None:
+        """Judges a submission. None if its tests were still looked for when a stop came."""
         try:
             assignment = self._suites.assignment(batch, ticket, self._stopping)
         except StoreFailed as error:
+            if self._stopping.is_set():
+                return None
             _log.error("submission %s: its tests cannot be had: %s", ticket.submission_id, error)
-            return self._judging_error(ticket.assignment_without_tests())
+            return self._hopeless(ticket)
         started_at = time.monotonic()
         try:
             return self._judge(assignment, slot)
@@ -267,9 +274,9 @@ class Consumer(Generic[_SlotT]):
 
     # --- beside the slots ---------------------------------------------------------------------
 
-    def _settle(self, held: HeldJob) -> None:
+    def _let_go(self, job: str) -> None:
         with self._lock:
-            self._held.pop(held.lease.job, None)
+            self._held.pop(job, None)
 
     def _enqueue_again(self, job: str) -> None:
         self._queue.push([job], at_front=True)

@@ -67,7 +67,7 @@ class Delivery:
     def __init__(
         self,
         ledger: Ledger,
-        settled: Callable[[HeldJob], None],
+        settled: Callable[[str], None],
         give_back: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
@@ -150,7 +150,7 @@ class Delivery:
             if successor is not None:
                 self._give_back(successor)
         if end:
-            self._settled(held)
+            self._settled(job)
 
 
 def _until(times: Iterable[float]) -> float | None:

@@ -19,6 +19,8 @@ OLDEST_REDIS = (6, 2)
 COMMAND_S = 2.0
 """How long one command may take before its connection is given up."""
 
+_CONNECTIONS = 10_000  # each slot of a worker has one; redis-py allows 100
+
 
 def connect(url: str, *, text: bool, command_s: float = COMMAND_S) -> Redis:
     """A client that connects when it is first used. A lost connection is tried once more.
@@ -37,6 +39,7 @@ def connect(url: str, *, text: bool, command_s: float = COMMAND_S) -> Redis:
         socket_connect_timeout=COMMAND_S,
         retry=Retry(NoBackoff(), 1),
         protocol=2,
+        max_connections=_CONNECTIONS,
     )
 
 

@@ -13,6 +13,8 @@ from cupel_service.queue.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 
+_APIS_RETURN_S = 5.0  # after an outage, API processes say within so long what their clients want
+
 
 class Contact:
     """Since when this process has been in unbroken contact with Redis.
@@ -91,6 +93,7 @@ class Takeover:
             nowhere = self._ledger.recover()
             if nowhere:
                 _log.warning("queue: %d chunks were in no queue; queued again", nowhere)
+        if self._contact.lasted_s() >= max(1.5 * self._lease_s, _APIS_RETURN_S):
             for batch in self._ledger.expire():
                 _log.info("queue: nobody waits for batch %s any more; dropped", batch)
         jobs = self._ledger.claim(max(2.0, self._lease_s))
