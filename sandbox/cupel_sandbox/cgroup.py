@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from cupel_sandbox.errors import CannotStart
 
 _V1_CONTROLLERS = ("memory", "pids", "cpuacct")
 _LOCK_TRIES = 10
+_NAME = re.compile(r"cupel-\d+-[0-9a-f]{16}")
 _GIVE_UP = (
     "or give the layer up by name: --allow-degraded=cgroup (memory and CPU are then only sampled)"
 )
@@ -234,8 +236,14 @@ def _delegate(parent: Path) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes what services that are no longer there have left."""
+    """Removes what services that are no longer there have left.
+
+    Everything in it is killed, so the name must be exactly ours: an operator may call a cgroup of
+    other things `cupel-...` as well.
+    """
     for directory in parent.glob("cupel-*-*"):
+        if not _NAME.fullmatch(directory.name):
+            continue
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:

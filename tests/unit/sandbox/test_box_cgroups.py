@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -72,16 +73,20 @@ def test_directories_of_dead_services_are_swept_and_those_of_living_ones_are_not
         tree = open_cgroups()
     except CannotStart as cannot:
         pytest.skip(str(cannot))
-    dead = [base.parent / f"cupel-{2**22 + 1}-1-0" for base in tree.directories]
+    dead = [base.parent / f"cupel-{2**22 + 1}-{'0' * 16}" for base in tree.directories]
     for directory in dead:
         (directory / "box-0").mkdir(parents=True)
+    others = tree.directories[0].parent / f"cupel-team-{uuid.uuid4().hex}"
+    others.mkdir()
     second = open_cgroups()
     try:
         assert not any(directory.exists() for directory in dead)
+        assert others.is_dir()
         assert all(directory.is_dir() for directory in tree.directories)
         assert str(os.getpid()) in tree.directories[0].name
         assert set(tree.directories).isdisjoint(second.directories)
     finally:
         second.close()
         tree.close()
+        others.rmdir()
     assert not any(directory.exists() for directory in tree.directories)
