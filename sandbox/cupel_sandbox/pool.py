@@ -17,7 +17,8 @@ from cupel_sandbox.toolchains import Toolchain
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE_S = 60.0  # an engine that is being restarted comes back
+PATIENCE_S = 60.0
+"""For how long a slot tries to replace a lost box, where nothing else is said."""
 _RETRY_S = 0.5
 
 
@@ -43,12 +44,18 @@ class Host(Protocol):
 
 
 class Slot:
-    """One place for one program at a time. Used by one thread; `interrupt` may come from any."""
+    """One place for one program at a time. Used by one thread; `interrupt` may come from any.
 
-    def __init__(self, host: Host) -> None:
+    Args:
+        host: Where its boxes come from.
+        patience_s: For how long a lost box is tried to be replaced.
+    """
+
+    def __init__(self, host: Host, patience_s: float = PATIENCE_S) -> None:
         self._host = host
+        self._patience_s = patience_s
         self._guard = threading.Lock()
-        self._interrupted = False
+        self._interrupted = threading.Event()
         self._box = host.open_box()
 
     @property
@@ -64,27 +71,32 @@ class Slot:
             SandboxError: The pool is stopping.
         """
         self._box.close()
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
+        deadline = time.monotonic() + self._patience_s
+        while not self._interrupted.is_set():
             try:
                 return self._open()
             except CannotStart as cannot:
                 if time.monotonic() > deadline:
                     raise
                 _log.warning("a lost box cannot be replaced yet: %s", cannot)
-            time.sleep(_RETRY_S)
+            self._interrupted.wait(_RETRY_S)
+        raise _stopping()
 
     def _open(self) -> None:
+        box = self._host.open_box()  # unguarded: an engine may take its time, interrupt must not
         with self._guard:
-            if self._interrupted:
-                raise SandboxError("the pool is stopping; its boxes are not replaced")
-            self._box = self._host.open_box()
+            if not self._interrupted.is_set():
+                self._box = box
+                return
+        box.close()
+        raise _stopping()
 
     def interrupt(self) -> None:
-        """Kills the box and whatever runs in it, for good."""
+        """Kills the box and whatever runs in it, for good, and ends any waiting for a new one."""
         with self._guard:
-            self._interrupted = True
-            self._box.kill()
+            self._interrupted.set()
+            box = self._box
+        box.kill()
 
     def close(self) -> None:
         """Ends the box, and says in the log what it has done."""
@@ -101,6 +113,10 @@ class Slot:
         self._box.close()
 
 
+def _stopping() -> SandboxError:
+    return SandboxError("the pool is stopping; its boxes are not replaced")
+
+
 class Pool:
     """All slots of a service.
 
@@ -108,13 +124,18 @@ class Pool:
         open_host: Makes the host of the boxes; raises CannotStart where there can be none.
         slots: How many programs may run at one time; more than the physical cores makes the times
             of programs depend on each other.
+        patience_s: For how long each slot tries to replace a lost box: a container engine that is
+            being restarted comes back.
     """
 
-    def __init__(self, open_host: Callable[[], Host], slots: int) -> None:
+    def __init__(
+        self, open_host: Callable[[], Host], slots: int, patience_s: float = PATIENCE_S
+    ) -> None:
         if slots < 1:
             raise ValueError("a pool needs at least one slot")
         self._open_host = open_host
         self._count = slots
+        self._patience_s = patience_s
         self._host: Host | None = None
         self._slots: tuple[Slot, ...] = ()
         self._toolchains: tuple[Toolchain, ...] = ()
@@ -146,7 +167,8 @@ class Pool:
         slots: list[Slot] = []
         try:
             for _ in range(self._count):
-                slots.append(Slot(self._host))  # noqa: PERF401 - those made before a failure must be closed
+                # Not a comprehension: those made before a failure must be closed.
+                slots.append(Slot(self._host, self._patience_s))  # noqa: PERF401
             self._toolchains = self._host.find_toolchains(slots[0].box)
         except BaseException:
             for slot in slots:
