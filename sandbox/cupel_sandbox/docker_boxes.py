@@ -10,7 +10,8 @@ what that user runs, CHOWN, FOWNER and DAC_OVERRIDE to seal and remove what runs
 
 Limits and accounting of each run come from cgroups of the host, made by this process beside the
 container's own and bound into it. A container ends when its connection does, so a killed service
-leaves no running box; what is left of them is removed by the next start.
+leaves no running box; what is left of them is removed by the next start, and what an engine that
+was away could not remove, by the next box.
 """
 
 from __future__ import annotations
@@ -117,7 +118,11 @@ class DockerHost:
         image = image_id(self._engine, config.image)
         remove_strays(self._engine)
         runner = build_runner()
-        self._volume = runner_volume(self._engine, image, runner.read_bytes())
+        self._runner = runner.read_bytes()
+        self._volume: str | None = None
+        self._guard = threading.Lock()
+        self._not_removed: set[str] = set()
+        self._runner_volume()
         self._cgroups = self._open_cgroups()
         self._janitor = start_janitor(runner, self._cgroups) if self._cgroups else None
         self.facts = BoxFacts(
@@ -147,6 +152,13 @@ class DockerHost:
             return None  # gVisor's programs are no processes of the host
         return open_cgroups(top=True)
 
+    def _runner_volume(self) -> str:
+        """The volume that holds the runner; looked into at first, and again after a failure."""
+        with self._guard:
+            if self._volume is None:
+                self._volume = runner_volume(self._engine, self._config.image, self._runner)
+            return self._volume
+
     @property
     def _is_gvisor(self) -> bool:
         return "runsc" in self._engine.runtimes[self._runtime]
@@ -163,7 +175,7 @@ class DockerHost:
             f"seccomp={int(self.facts.seccomp)}",
             f"gvisor={int(self._is_gvisor)}",
         ]
-        mounts = [runner_mount(self._volume)]
+        mounts = [runner_mount(self._runner_volume())]
         if self._cgroups:
             for option in self._cgroups.make_box(number):
                 key, _, directory = option.partition("=")
@@ -182,11 +194,17 @@ class DockerHost:
                     raise
         except CannotStart:
             if container:
-                remove_container(self._engine, container)
+                self._remove(container)
             self._forget(number)
+            self._volume = None  # an engine that was set up anew, or pruned, has lost it
             raise
-        channel = _DockerChannel(self._engine, container, connection, lambda: self._forget(number))
-        return RunnerBox(channel, _remedy)
+        self._remove_old()
+
+        def end() -> None:
+            self._remove(container)
+            self._forget(number)
+
+        return RunnerBox(_DockerChannel(self._engine, container, connection, end), _remedy)
 
     def _container(
         self, options: list[str], mounts: list[Mapping[str, Any]]
@@ -237,6 +255,7 @@ class DockerHost:
             "AttachStderr": True,
             "Labels": {LABEL: "box"},
             "Healthcheck": {"Test": ["NONE"]},
+            "StopSignal": "SIGKILL",  # PID 1 hears no other; an engine that stops would wait for it
             "HostConfig": host,
         }
 
@@ -257,6 +276,20 @@ class DockerHost:
             "CgroupnsMode": "host",
             "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(json.loads(profile))}"],
         }
+
+    def _remove(self, container: str) -> None:
+        if not remove_container(self._engine, container):
+            self._not_removed.add(container)
+
+    def _remove_old(self) -> None:
+        """Removes containers whose boxes ended while the engine was away.
+
+        With live-restore they outlive it, and then even their runners do.
+        """
+        with self._guard:
+            old, self._not_removed = self._not_removed, set()
+        for container in old:
+            self._remove(container)
 
     def _forget(self, number: int) -> None:
         if self._cgroups:
@@ -285,13 +318,13 @@ class _DockerChannel:
         engine: Engine,
         container: str,
         connection: Attached,
-        forget: Callable[[], None],
+        end: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._container = container
         self._attached = connection
         self._connection = connection.socket
-        self._forget = forget
+        self._end = end
         self._header = bytearray()
         self._stream = 0
         self._piece_left = 0
@@ -390,8 +423,7 @@ class _DockerChannel:
                 return
             self._closed = True
         self._attached.close()
-        remove_container(self._engine, self._container)
-        self._forget()
+        self._end()
 
 
 def _remedy(words: str) -> str:

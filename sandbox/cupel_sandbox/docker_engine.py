@@ -142,14 +142,16 @@ def create_container(engine: Engine, config: Mapping[str, Any]) -> str:
     return str(made["Id"])
 
 
-def remove_container(engine: Engine, container: str) -> None:
-    """Kills and removes a container, if the engine is there and has it."""
+def remove_container(engine: Engine, container: str) -> bool:
+    """Kills and removes a container; returns whether it is gone."""
     try:
         engine.api.remove_container(container, force=True, v=True)
     except NotFound:
         pass
     except (DockerException, requests.RequestException) as error:
-        _log.warning("container %.12s was not removed (the next start does): %s", container, error)
+        _log.warning("container %.12s was not removed yet: %s", container, brief(error))
+        return False
+    return True
 
 
 def runner_volume(engine: Engine, image: str, runner: bytes) -> str:
