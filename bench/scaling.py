@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from cupel._batches import BATCH_SIZE
 from cupel.schema import (
     FAILURE_CLASS,
     Judgement,
@@ -42,6 +43,7 @@ WORKERS = (1, 2, 4, 8, 16)
 LEAST = 600
 PER_WORKER = 200
 WARM_UP = 40
+REQUESTS = 8
 
 _PREFIX = "scaling"
 _SUITE = Suite((), Limits(), TokensChecker(), (1,), "0" * 64)
@@ -135,12 +137,22 @@ async def measure(url: str, workers: int) -> Measured:
 
 
 async def _judged(dispatcher: ClusterDispatcher, count: int, key: str) -> list[Judgement]:
+    """Sends submissions as the SDK does: a few requests at a time, each with its key."""
     submission = Submission(problem="p", completion="")
-    assignments = [Assignment(submission, str(number), "p", _SUITE) for number in range(count)]
-    # A key for each request, as the SDK sends it.
-    batch = await dispatcher.submit(Admission(assignments, key=f"{key}-{time.time_ns()}"))
-    found = [finished.judgement async for bunch in batch for finished in bunch]
-    if len({judgement.id for judgement in found}) != count:
+    names = [str(number) for number in range(count)]
+    requests = [names[first : first + BATCH_SIZE] for first in range(0, count, BATCH_SIZE)]
+    in_flight = asyncio.Semaphore(REQUESTS)
+
+    async def answered(number: int) -> list[Judgement]:
+        async with in_flight:
+            assignments = [Assignment(submission, name, "p", _SUITE) for name in requests[number]]
+            request = Admission(assignments, key=f"{key}-{number}-{time.time_ns()}")
+            batch = await dispatcher.submit(request)
+            return [finished.judgement async for bunch in batch for finished in bunch]
+
+    answers = await asyncio.gather(*map(answered, range(len(requests))))
+    found = [judgement for answer in answers for judgement in answer]
+    if {judgement.id for judgement in found} != set(names) or len(found) != count:
         sys.exit(f"{count} submissions were accepted, and {len(found)} judgements came")
     return found
 

@@ -109,6 +109,7 @@ class ClusterDispatcher:
         self._slots = _SLOTS
         self._pace_s = _PACE_S
         self._entering: set[asyncio.Future[Any]] = set()  # of Batch, or of Batch | None
+        self._incoming = 0  # submissions that are being admitted
         self._stopping = False
         self._stop_lock = asyncio.Lock()
         self._stopped = False
@@ -201,9 +202,15 @@ class ClusterDispatcher:
     async def _submit(self, admission: Admission) -> Batch:
         if not admission.assignments:
             return View(0, lambda view: None)
-        found = await self._in_thread(lambda: self._admit(admission))
+        count = len(admission.assignments)
+        ahead = self._reader.lacking() + self._incoming
+        self._incoming += count
+        try:
+            found = await self._in_thread(lambda: self._admit(admission, ahead))
+        finally:
+            self._incoming -= count
         if isinstance(found, Excess):
-            raise self._full(found, len(admission.assignments))
+            raise self._full(found, count)
         jobs = () if isinstance(found, Known) else found.jobs()
         known = found if isinstance(found, Known) else found.as_known()
         return await self._opened(known, admission.digest, jobs, urgent=admission.urgent)
@@ -264,8 +271,8 @@ class ClusterDispatcher:
                 self._reader.hold(known.batch)
         return known
 
-    def _admit(self, admission: Admission) -> Entry | Known | Excess:
-        entry = self._entry_of(admission)
+    def _admit(self, admission: Admission, ahead: int) -> Entry | Known | Excess:
+        entry = self._entry_of(admission, ahead)
         self._reader.hold(entry.batch)
         try:
             with self._linking:
@@ -280,7 +287,7 @@ class ClusterDispatcher:
             return found
         return entry
 
-    def _entry_of(self, admission: Admission) -> Entry:
+    def _entry_of(self, admission: Admission, ahead: int) -> Entry:
         tickets = [
             ticket_of(assignment).model_dump_json().encode() for assignment in admission.assignments
         ]
@@ -297,7 +304,7 @@ class ClusterDispatcher:
             problems={
                 digest: problem.model_dump_json().encode() for digest, problem in problems.items()
             },
-            chunks=plan(len(tickets), self._slots, self._pace_s),
+            chunks=plan(len(tickets), self._slots, self._pace_s, ahead),
             result_bytes=sum(map(_result_bytes, admission.assignments)),
         )
 

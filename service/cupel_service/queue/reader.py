@@ -123,6 +123,14 @@ class ResultReader:
         with self._changed:
             return list(self._streams)
 
+    def lacking(self) -> int:
+        """How many judgements clients wait for."""
+        with self._changed:
+            return sum(
+                max(len(client.lacking) for client in stream.clients)
+                for stream in self._streams.values()
+            )
+
     def is_wanted(self, batch: str) -> bool:
         """Whether a client waits for a batch, or is about to."""
         with self._changed:
