@@ -267,12 +267,22 @@ def remove_cgroup(directory: Path, patience_s: float = 5.0) -> None:
         for below in [*sorted(directory.rglob("*/"), key=lambda path: -len(path.parts)), directory]:
             if not below.is_dir():
                 continue
-            for pid in _words(below / "cgroup.procs"):
-                with contextlib.suppress(OSError):
-                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                _kill_members(below)
             with contextlib.suppress(OSError):
                 below.rmdir()
         if time.monotonic() > deadline:
             return
         if directory.is_dir():
             time.sleep(0.01)
+
+
+def _kill_members(directory: Path) -> None:
+    kill = directory / "cgroup.kill"
+    if kill.exists():  # v2: it reaches other PID namespaces, too, as those of docker boxes are
+        kill.write_text("1")
+        return
+    # 0 is what v2 shows of a process in one of those; to kill it would kill our own group.
+    for pid in _words(directory / "cgroup.procs") - {"0"}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)

@@ -68,6 +68,24 @@ def test_removing_gives_up_in_the_end(tmp_path: Path) -> None:
     assert (tmp_path / "stuck").is_dir()
 
 
+def test_removing_never_kills_its_own_process_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    # What a worker in a container sees of a process outside of it: kill(0, ...) is no such process.
+    (tmp_path / "cgroup.procs").write_text("0\n0\n4194305\n")
+    remove_cgroup(tmp_path, patience_s=0.0)
+    assert set(killed) == {4194305}
+
+
+def test_removing_a_v2_cgroup_ends_what_no_process_id_reaches(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    (tmp_path / "cgroup.kill").touch()
+    remove_cgroup(tmp_path, patience_s=0.0)
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+
+
 def test_directories_of_dead_services_are_swept_and_those_of_living_ones_are_not() -> None:
     try:
         tree = open_cgroups()
