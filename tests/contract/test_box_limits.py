@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from box_stage import LIMITS, Stage
+from box_stage import LIMITS, SLOWNESS, Stage
 from cupel_sandbox.box import MEBIBYTE, Limit
 
 SPIN = """
@@ -127,7 +127,12 @@ def test_time_spent_waiting_is_not_cpu_time(stage: Stage) -> None:
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_memory_beyond_the_limit_is_named_whatever_its_form(stage: Stage, way: str) -> None:
     # The kernel may end one child only, for whom the others then wait.
-    limits = replace(LIMITS, wall_s=2.0, memory_bytes=32 * MEBIBYTE, file_bytes=1024 * MEBIBYTE)
+    limits = replace(
+        LIMITS,
+        wall_s=2.0 * SLOWNESS,
+        memory_bytes=32 * MEBIBYTE,
+        file_bytes=1024 * MEBIBYTE,
+    )
     outcome = stage.c(HOARD, way, "48", limits=limits)
     assert outcome.limit is Limit.MEMORY
 
