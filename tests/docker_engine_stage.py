@@ -178,7 +178,7 @@ class PrivateEngine:
     play: bytes
     _daemon: subprocess.Popen[bytes] | None = None
     _containerd: int | None = None
-    _group: str = field(default_factory=lambda: f"cupel-test-{uuid.uuid4().hex[:12]}")
+    _group: str = field(default_factory=lambda: f"test-engine-{uuid.uuid4().hex[:12]}")
 
     @property
     def url(self) -> str:
@@ -268,7 +268,6 @@ class PrivateEngine:
     def stop(self) -> None:
         """Ends everything of the engine, whatever has become of it, and removes all of it."""
         if self._daemon is not None and self._daemon.poll() is None:
-            self._daemon.send_signal(signal.SIGCONT)
             self._empty()
             self._daemon.terminate()
             try:
@@ -281,16 +280,24 @@ class PrivateEngine:
                 process.kill()
         for mount in reversed(self.mounts()):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
-        for group in Path("/sys/fs/cgroup").glob(f"**/{self._group}"):
-            for folder in [*sorted(group.rglob("*/"), reverse=True), group]:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        wait_until(self._remove_cgroups, "its cgroups are gone")
         shutil.rmtree(self.folder)
 
     def _empty(self) -> None:
         with contextlib.suppress(*NO_ANSWER), self.client() as client:
             for each in client.api.containers(all=True):
                 client.api.remove_container(each["Id"], force=True)
+
+    def _remove_cgroups(self) -> bool:
+        groups = list(Path("/sys/fs/cgroup").glob(f"*/{self._group}"))
+        groups += Path("/sys/fs/cgroup").glob(self._group)  # with v2 alone
+        for group in groups:
+            for folder in [*sorted(group.rglob("*/"), reverse=True), group]:
+                with contextlib.suppress(OSError):  # until all that was in it is dead
+                    for pid in (folder / "cgroup.procs").read_text().split():
+                        os.kill(int(pid), signal.SIGKILL)
+                    folder.rmdir()
+        return not any(group.exists() for group in groups)
 
     def _processes(self) -> list[psutil.Process]:
         return [
