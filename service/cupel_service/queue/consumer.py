@@ -1,9 +1,9 @@
 """A worker process: slots that take chunks from RQ's queue and judge them.
 
-Threads: one for each slot (an RQ worker), one that delivers judgements, one that says that this
-process lives, and one that looks for what dead processes left. A slot judges one submission after
-another and never waits for Redis while it has some; a job that was taken away is dropped as soon as
-the next delivery or heartbeat says so.
+Threads: two for each slot (an RQ worker that takes jobs, and one that judges them), one that
+delivers judgements, one that says that this process lives, and one that looks for what dead
+processes left. A slot judges one submission after another and never waits for Redis while it has
+some; a job that was taken away is dropped as soon as the next delivery or heartbeat says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from queue import SimpleQueue
+from threading import Event, Lock, Semaphore, Thread
 from typing import Generic, TypeVar
 
 from redis.exceptions import RedisError
@@ -41,6 +42,7 @@ _INTERRUPTED_WAIT_S = 5.0
 _DELIVERY_WAIT_S = 2.0  # if Redis is away; others take over what it does not get
 _RECORD_LEASES = 3.0
 _PACE_WEIGHT = 0.1
+_BRIEF_S = 0.1  # where judging takes no longer, the next job is fetched during the last submission
 _DEQUEUE_COMMAND_S = 4.0  # RQ waits one second for a job
 
 
@@ -153,14 +155,25 @@ class Consumer(Generic[_SlotT]):
     # --- a slot -------------------------------------------------------------------------------
 
     def _work(self, number: int, slot: _SlotT) -> None:
+        """Takes jobs, one at a time, and has another thread do them."""
+        taken: SimpleQueue[HeldJob | None] = SimpleQueue()
+        wanted = Semaphore(0)
+        judging = Thread(
+            target=self._judge_jobs,
+            args=(slot, taken, wanted),
+            name=f"judge-{number}",
+            daemon=True,
+        )
+        judging.start()
+
         def run(job: str) -> None:
-            try:
-                self._run_job(job, f"{self.name}.{number}", slot)
-            except Exception as error:  # noqa: BLE001 (a slot must live on)
-                _log.error(
-                    "queue: job %s raised %s at %s", job, type(error).__name__, frames_of(error)
-                )
-                self._let_go(job)  # its lease runs out, and others try it
+            lease = self._take_lease(job, f"{self.name}.{number}")
+            if lease is not None:
+                held = HeldJob(lease)
+                with self._lock:
+                    self._held[job] = held
+                taken.put(held)
+                wanted.acquire()
 
         while not self._stopping.is_set():
             # A name of its own each time: after an outage RQ may still know the last one.
@@ -170,16 +183,27 @@ class Consumer(Generic[_SlotT]):
             except RedisError as error:
                 _log.info("queue: slot %d waits for Redis (%s)", number, type(error).__name__)
                 self._stopping.wait(_RETRY_S)
+        taken.put(None)
+        judging.join()
 
-    def _run_job(self, job: str, holder: str, slot: _SlotT) -> None:
-        lease = self._take_lease(job, holder)
-        if lease is None:
-            return
-        held = HeldJob(lease)
-        with self._lock:
-            self._held[job] = held
+    def _judge_jobs(
+        self, slot: _SlotT, taken: SimpleQueue[HeldJob | None], wanted: Semaphore
+    ) -> None:
+        while (held := taken.get()) is not None:
+            want_next = _Once(wanted.release)
+            try:
+                self._judge_job(held, slot, want_next)
+            except Exception as error:  # noqa: BLE001 (a slot must live on)
+                job = held.lease.job
+                _log.error(
+                    "queue: job %s raised %s at %s", job, type(error).__name__, frames_of(error)
+                )
+                self._let_go(job)  # its lease runs out, and others try it
+            want_next()
+
+    def _judge_job(self, held: HeldJob, slot: _SlotT, want_next: Callable[[], None]) -> None:
         with self._place(held) as is_mine:
-            finished = is_mine and self._judge_all(held, slot)
+            finished = is_mine and self._judge_all(held, slot, want_next)
         if finished or held.lost.is_set():
             self._delivery.done(held)
         else:
@@ -214,11 +238,15 @@ class Consumer(Generic[_SlotT]):
                 self._stopping.wait(_RETRY_S)
         return False
 
-    def _judge_all(self, held: HeldJob, slot: _SlotT) -> bool:
+    def _judge_all(self, held: HeldJob, slot: _SlotT, want_next: Callable[[], None]) -> bool:
         """Judges a job's submissions. False if it stopped before the last of them."""
+        left = len(held.lease.tickets)
         for index, text in held.lease.tickets.items():
             if self._stopping.is_set() or held.lost.is_set():
                 return False
+            left -= 1
+            if left == 0 and 0 < self._pace_s < _BRIEF_S:
+                want_next()
             ticket = Ticket.model_validate_json(text)
             if held.lease.poison:
                 judgement: Judgement | None = self._hopeless(ticket)
@@ -314,3 +342,15 @@ class Consumer(Generic[_SlotT]):
         interval_s = max(0.05, self._lease_s / 4)
         while not self._ended.wait(interval_s):
             self._takeover.look_or_warn()
+
+
+class _Once:
+    """Calls a function at the first call only."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
+
+    def __call__(self) -> None:
+        function, self._function = self._function, None
+        if function is not None:
+            function()
