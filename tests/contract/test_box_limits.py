@@ -97,7 +97,7 @@ def test_the_cpu_limit_holds_for_the_whole_tree(stage: Stage, way: str, sampled:
         assert outcome.limit in {Limit.CPU, Limit.WALL}
         return
     assert outcome.limit is Limit.CPU
-    assert 0.2 <= outcome.cpu_s < 0.4
+    assert 0.2 <= outcome.cpu_s < (1.0 if sampled else 0.4)
 
 
 def test_a_program_below_its_cpu_limit_is_left_alone(stage: Stage) -> None:
@@ -317,7 +317,7 @@ def test_a_stack_beyond_its_own_limit_is_a_crash(stage: Stage) -> None:
 # ---- accounting
 
 
-def test_cpu_time_is_what_the_program_used(stage: Stage) -> None:
+def test_cpu_time_is_what_the_program_used(stage: Stage, sampled: bool) -> None:
     spin = """
         #include <time.h>
         int main(void) {
@@ -327,12 +327,12 @@ def test_cpu_time_is_what_the_program_used(stage: Stage) -> None:
         }
     """
     outcome = stage.c(spin)
-    assert outcome.cpu_s == pytest.approx(0.3, rel=0.1)
+    assert outcome.cpu_s == pytest.approx(0.3, abs=0.2 if sampled else 0.03)
     assert outcome.user_s + outcome.system_s == pytest.approx(outcome.cpu_s)
     assert outcome.wall_s >= 0.29
 
 
-def test_cpu_time_of_children_is_counted_waited_for_or_not(stage: Stage) -> None:
+def test_cpu_time_of_children_is_counted_waited_for_or_not(stage: Stage, sampled: bool) -> None:
     burn = """
         #include <signal.h>
         #include <sys/wait.h>
@@ -355,8 +355,11 @@ def test_cpu_time_of_children_is_counted_waited_for_or_not(stage: Stage) -> None
             if (*words[1] == 'w') while (wait(0) > 0) ;
         }
     """
+    off_s = 0.042 + 0.003 * SLOWNESS  # what forks cost themselves
+    if sampled:  # gVisor charges whoever is ready to run, on a busy host more than once
+        off_s = 0.25
     for way in ("waited", "ignored", "held", "left"):
-        assert stage.c(burn, way).cpu_s == pytest.approx(0.3, rel=0.15), way
+        assert stage.c(burn, way).cpu_s == pytest.approx(0.3, abs=off_s), way
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
