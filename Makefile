@@ -1,7 +1,7 @@
 # From a fresh clone: `make demo` shows Cupel at work, `make test` runs its tests. `make` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve image image-sandbox image-service image-redis test check cases bench clean
+.PHONY: help venv trainer demo serve image image-sandbox image-service image-redis test check cases bench clean
 
 PYTHON ?= python3
 CASES ?= ../shared/cases
@@ -12,6 +12,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRAINER := $(VENV)/.installed-trainer
 C_CHECKS := -std=c17 -D_GNU_SOURCE -O2 -Wall -Wextra -Wconversion -Werror -c -o /dev/null
 C_CHECKS += $(shell $(CC) --version 2>/dev/null | grep -q 'Free Software' && echo -fanalyzer)
 
@@ -34,6 +35,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "installing Cupel and its tools (about 50 packages, the first time only)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "installed"
+
+trainer: $(TRAINER) ## add the trainer to .venv: torch, transformers, matplotlib
+
+$(TRAINER): $(INSTALLED)
+	@echo "installing the trainer's libraries (torch is large, the first time only)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,trainer]'
 	@touch $@
 	@echo "installed"
 
@@ -64,10 +73,10 @@ secrets/api-keys:
 	@umask 022; head -c 32 /dev/urandom | od -A n -t x1 | tr -d ' \n' > $@; echo >> $@
 	@echo "made $@, with one key"
 
-test: $(INSTALLED) ## run the test suite
+test: $(TRAINER) ## run the test suite
 	@$(BIN)/pytest $(ARGS)
 
-check: $(INSTALLED) ## lint, formatting, types, import rules
+check: $(TRAINER) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,1 +1,5 @@
-"""The trainer's place: RL under nested test coverage, merging, evaluation. Not built yet."""
+"""The trainer's half of Cupel: checkpoints merged between and beyond two ends, and the frontier.
+
+`merge` averages checkpoints, `evaluate` samples from them, has the samples judged by a Cupel
+service, and shows what came out. RL under nested test coverage is not built yet.
+"""

@@ -1,7 +1,7 @@
 """Commands of other installed packages, found by their entry points in the group `cupel.commands`.
 
-Each is a plain function, as typer takes it. Where the libraries of its extra are not installed, the
-command says which extra to install.
+Each is a plain function, as typer takes it, or a typer app with commands of its own. Where the
+libraries of its extra are not installed, the command says which extra to install.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def add_plugin(app: typer.Typer, entry: EntryPoint) -> None:
     except ModuleNotFoundError as error:
         _add_remedy(app, entry, error.name or "a library")
         return
-    app.command(entry.name)(command)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=entry.name)
+    else:
+        app.command(entry.name)(command)
 
 
 def _add_remedy(app: typer.Typer, entry: EntryPoint, missing: str) -> None:

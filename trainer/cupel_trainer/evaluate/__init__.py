@@ -1,0 +1,1 @@
+"""Samples from checkpoints, has them judged, and shows the correctness-efficiency frontier."""
