@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cupel.schema import FailureClass, Language, TleKind, Verdict
 
-FORMAT_VERSION = 1
-
 
 class Record(BaseModel):
     """A document of a study: frozen; unknown fields are errors, so that no version is misread."""
@@ -60,7 +58,7 @@ class SamplesHeader(Record):
     """First line of a file of samples."""
 
     kind: Literal["cupel.samples"] = "cupel.samples"
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     checkpoint: CheckpointRef
     setting: Setting = Setting.REASONING
     sampling: Sampling = Sampling()
@@ -84,7 +82,7 @@ class VerdictsHeader(Record):
     """First line of a file of verdicts."""
 
     kind: Literal["cupel.verdicts"] = "cupel.verdicts"
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     checkpoint: CheckpointRef
     setting: Setting = Setting.REASONING
     sampling: Sampling = Sampling()
