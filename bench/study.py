@@ -209,9 +209,7 @@ def main() -> int:
         files = write_study(
             folder, problems=arguments.problems, samples=arguments.samples, seed=arguments.seed
         )
-        frontier_s = time_command(
-            "frontier", *files, "--out", folder / "frontier", "--force"
-        )
+        frontier_s = time_command("frontier", *files, "--out", folder / "frontier", "--force")
         ensemble_s = time_command(
             "ensemble", *files, "--budget", str(arguments.samples),
             "--out", folder / "plan.json", "--force",

@@ -7,9 +7,10 @@ unclassified rate sum to 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from cupel_trainer.evaluate.bootstrap import Interval, mean_intervals
 from cupel_trainer.evaluate.counting import Count, EndlessAs
 from cupel_trainer.evaluate.pass_at_k import FloatArray, miss_table
 from cupel_trainer.evaluate.records import CheckpointRef
-from cupel_trainer.evaluate.splits import Split
+from cupel_trainer.evaluate.splits import Split, by_difficulty
 from cupel_trainer.evaluate.verdict_table import VerdictTable
 
 
@@ -95,6 +96,7 @@ class SplitFigures:
         other_rates: Rates per checkpoint with endless loops counted the other way.
         steps: From each alpha to the next.
         span: From alpha 0 to alpha 1 (else the lowest to the highest alpha); None without two.
+        beyond: From each end to the farthest extrapolation on its side, where there is one.
         leads: Lead in solve rate of the highest checkpoint over each other one.
         short: Pairs of checkpoint and problem with fewer samples than the largest k.
     """
@@ -105,6 +107,7 @@ class SplitFigures:
     other_rates: tuple[Mapping[Rate, Interval], ...]
     steps: tuple[Step, ...]
     span: Step | None
+    beyond: tuple[Step, ...]
     leads: tuple[Interval, ...]
     short: int
 
@@ -130,9 +133,34 @@ class Bootstrap:
 
     def intervals(self, values: FloatArray) -> tuple[Interval, ...]:
         """Means over problems of F figures, (F, P), with their intervals."""
-        return mean_intervals(
-            values.T, resamples=self.resamples, seed=self.seed, level=self.level
-        )
+        return mean_intervals(values.T, resamples=self.resamples, seed=self.seed, level=self.level)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFigures:
+    """All figures of a study.
+
+    Args:
+        table: The verdicts behind them.
+        splits: All problems first, then each difficulty.
+        draws: The k of pass@k, rising.
+        endless: Which failure an endless loop counts as.
+        bootstrap: How intervals are made.
+        window: Of publication dates, in words; empty for all.
+    """
+
+    table: VerdictTable
+    splits: tuple[SplitFigures, ...]
+    draws: tuple[int, ...]
+    endless: EndlessAs
+    bootstrap: Bootstrap
+    window: str
+
+    @property
+    def other_endless(self) -> EndlessAs:
+        """The other way to count endless loops."""
+        (other,) = set(EndlessAs) - {self.endless}
+        return other
 
 
 def problem_rates(table: VerdictTable, endless: EndlessAs) -> dict[Rate, FloatArray]:
@@ -189,6 +217,7 @@ def split_figures(
         other_rates=_rate_intervals(problem_rates(table, other), bootstrap),
         steps=_steps(table, rates, bootstrap),
         span=_span(table, rates, bootstrap),
+        beyond=_beyond(table, rates, bootstrap),
         leads=bootstrap.intervals(solves[best] - solves),
         short=int((table.samples < draws[-1]).sum()),
     )
@@ -241,35 +270,72 @@ def alpha_path(table: VerdictTable) -> list[int]:
     return list(rows.values())
 
 
-def _steps(
-    table: VerdictTable, rates: dict[Rate, FloatArray], bootstrap: Bootstrap
+def _change(
+    table: VerdictTable,
+    rates: dict[Rate, FloatArray],
+    pairs: Sequence[tuple[int, int]],
+    bootstrap: Bootstrap,
 ) -> tuple[Step, ...]:
-    path = alpha_path(table)
-    if len(path) < 2:
+    if not pairs:
         return ()
-    changes = {rate: np.diff(values[path], axis=0) for rate, values in rates.items()}
-    checkpoints = [table.checkpoints[row] for row in path]
+    before, after = (list(rows) for rows in zip(*pairs, strict=True))
+    changes = {rate: values[after] - values[before] for rate, values in rates.items()}
     return tuple(
-        Step(before, after, change)
-        for before, after, change in zip(
-            checkpoints, checkpoints[1:], _rate_intervals(changes, bootstrap), strict=False
-        )
+        Step(table.checkpoints[start], table.checkpoints[end], change)
+        for (start, end), change in zip(pairs, _rate_intervals(changes, bootstrap), strict=True)
     )
 
 
-def _span(
+def _steps(
     table: VerdictTable, rates: dict[Rate, FloatArray], bootstrap: Bootstrap
-) -> Step | None:
+) -> tuple[Step, ...]:
+    return _change(table, rates, list(pairwise(alpha_path(table))), bootstrap)
+
+
+def _span(table: VerdictTable, rates: dict[Rate, FloatArray], bootstrap: Bootstrap) -> Step | None:
     path = alpha_path(table)
     if len(path) < 2:
         return None
     by_alpha = {table.checkpoints[row].alpha: row for row in path}
-    before, after = by_alpha.get(0.0, path[0]), by_alpha.get(1.0, path[-1])
-    if before == after:  # alphas that all lie on one side of an end
-        before, after = path[0], path[-1]
-    change = {rate: (values[after] - values[before])[None] for rate, values in rates.items()}
-    return Step(
-        table.checkpoints[before],
-        table.checkpoints[after],
-        _rate_intervals(change, bootstrap)[0],
-    )
+    pair = (by_alpha.get(0.0, path[0]), by_alpha.get(1.0, path[-1]))
+    if pair[0] == pair[1]:  # alphas that all lie on one side of an end
+        pair = (path[0], path[-1])
+    return _change(table, rates, [pair], bootstrap)[0]
+
+
+def _beyond(
+    table: VerdictTable, rates: dict[Rate, FloatArray], bootstrap: Bootstrap
+) -> tuple[Step, ...]:
+    path = alpha_path(table)
+    by_alpha = {table.checkpoints[row].alpha or 0.0: row for row in path}
+    pairs = []
+    if 0.0 in by_alpha and min(by_alpha) < 0:
+        pairs.append((by_alpha[0.0], path[0]))
+    if 1.0 in by_alpha and max(by_alpha) > 1:
+        pairs.append((by_alpha[1.0], path[-1]))
+    return _change(table, rates, pairs, bootstrap)
+
+
+def study_figures(
+    table: VerdictTable,
+    endless: EndlessAs,
+    bootstrap: Bootstrap,
+    *,
+    window: str = "",
+    on_split: Callable[[Split], None] = lambda _: None,
+) -> StudyFigures:
+    """Computes the figures of a study, over all problems and by difficulty.
+
+    Args:
+        table: The verdicts.
+        endless: Which failure an endless loop counts as.
+        bootstrap: How intervals are made.
+        window: Of publication dates, in words.
+        on_split: Called before each split.
+    """
+    draws = draw_counts(table)
+    figures = []
+    for split in by_difficulty(table):
+        on_split(split)
+        figures.append(split_figures(split, draws, endless, bootstrap))
+    return StudyFigures(table, tuple(figures), draws, endless, bootstrap, window)

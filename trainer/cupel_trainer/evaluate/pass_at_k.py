@@ -1,4 +1,4 @@
-"""pass@k of one checkpoint and of an ensemble, without bias, from n samples of which c are accepted.
+"""pass@k of a checkpoint and of an ensemble, without bias, from n samples of which c are accepted.
 
 Source: M. Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374: of all
 sets of k samples, the share that holds an accepted one is 1 - C(n - c, k) / C(n, k). An ensemble
@@ -82,7 +82,6 @@ def ensemble_pass(samples: CountArray, accepted: CountArray, draws: Sequence[int
     """
     if len(draws) != len(samples):
         raise ValueError(f"{len(draws)} draws for {len(samples)} members: give one each")
-    misses = [
-        1.0 - pass_at_k(n, c, k) for n, c, k in zip(samples, accepted, draws, strict=True)
-    ]
-    return 1.0 - np.prod(np.array(misses), axis=0)
+    misses = [1.0 - pass_at_k(n, c, k) for n, c, k in zip(samples, accepted, draws, strict=True)]
+    missed: FloatArray = np.prod(np.array(misses), axis=0)
+    return 1.0 - missed

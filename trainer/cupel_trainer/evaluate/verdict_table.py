@@ -84,12 +84,14 @@ class VerdictTable:
     @property
     def accepted(self) -> CountArray:
         """c: accepted samples, (M, P)."""
-        return self.counts[..., Count.ACCEPTED]
+        accepted: CountArray = self.counts[..., Count.ACCEPTED]
+        return accepted
 
     @property
     def samples(self) -> CountArray:
         """n: scored samples, judging errors left out, (M, P)."""
-        return self.counts[..., : Count.JUDGING_ERROR].sum(axis=-1)
+        scored: CountArray = self.counts[..., : Count.JUDGING_ERROR].sum(axis=-1)
+        return scored
 
     @property
     def draws_max(self) -> CountArray:
@@ -219,11 +221,7 @@ def join_files(files: Sequence[VerdictsFile]) -> VerdictTable:
     ordered = sorted(files, key=_place)
     rows = [{problem: row for row, problem in enumerate(file.problems)} for file in ordered]
     scored = [
-        {
-            problem
-            for problem, row in index.items()
-            if file.counts[row, : Count.JUDGING_ERROR].any()
-        }
+        {problem for problem, row in index.items() if file.counts[row, : Count.JUDGING_ERROR].any()}
         for file, index in zip(ordered, rows, strict=True)
     ]
     common = sorted(set.intersection(*scored))

@@ -1,0 +1,229 @@
+"""What the numbers of a study say, in plain words, and no more than they say.
+
+A change is called one only where the interval of the paired difference excludes zero. Intervals
+are of one comparison each: nothing is corrected for how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cupel_trainer.evaluate.bootstrap import Interval
+from cupel_trainer.evaluate.frontier import (
+    Place,
+    Rate,
+    SplitFigures,
+    Step,
+    StudyFigures,
+    place_of,
+)
+from cupel_trainer.evaluate.records import CheckpointRef
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def called(checkpoint: CheckpointRef) -> str:
+    """How a sentence names a checkpoint: by alpha, else by name."""
+    if checkpoint.alpha is None:
+        return checkpoint.name
+    return f"alpha {checkpoint.alpha:g}".replace("-", MINUS)
+
+
+def percent(interval: Interval) -> str:
+    """Such as `38.3% (31.9 to 45.2)`."""
+    return f"{100 * interval.value:.1f}% ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def points(interval: Interval) -> str:
+    """Such as `+3.2 points (+1.0 to +5.4)`."""
+    value, low, high = (
+        f"{100 * each:+.1f}".replace("-", MINUS).replace(f"{MINUS}0.0", "+0.0")
+        for each in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} points ({low} to {high})"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Such as `a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def split_findings(split: SplitFigures) -> tuple[str, ...]:
+    """What the numbers of a split say, one sentence or two per finding."""
+    findings = [_peak(split)]
+    if len(split.steps) > 1:
+        findings += [
+            _course(split.steps, Rate.OPTIMIZATION, "Optimization failures", falls=True),
+            _course(split.steps, Rate.CORRECTNESS, "Correctness failures", falls=False),
+        ]
+    if split.span is not None:
+        findings.append(_span(split.span))
+    findings += [_beyond(step) for step in split.beyond]
+    findings += [_passes(split), _solved(split)]
+    return tuple(findings)
+
+
+def _peak(split: SplitFigures) -> str:
+    best = split.checkpoints[split.best]
+    said = (
+        f"The solve rate is highest at {called(best.checkpoint)}: "
+        f"{percent(best.rates[Rate.SOLVE])}."
+    )
+    others = [row for row in range(len(split.checkpoints)) if row != split.best]
+    close = [row for row in others if not split.leads[row].excludes_zero]
+    if not others:
+        return said
+    if not close:
+        return f"{said} Its lead over each other checkpoint has an interval above zero."
+    names = [called(split.checkpoints[row].checkpoint) for row in close]
+    if len(close) == len(others):
+        return f"{said} These verdicts do not tell it apart from any other checkpoint."
+    return f"{said} These verdicts do not tell it apart from {listed(names)}."
+
+
+def _course(steps: Sequence[Step], rate: Rate, name: str, *, falls: bool) -> str:
+    """Whether a rate goes one way over all steps of alpha."""
+    verb, other = ("fall", "rise") if falls else ("rise", "fall")
+    changes = [step.changes[rate] for step in steps]
+    with_it = [change.value < 0 if falls else change.value > 0 for change in changes]
+    clear = sum(
+        good and change.excludes_zero for good, change in zip(with_it, changes, strict=True)
+    )
+    whole = f"from {called(steps[0].before)} to {called(steps[-1].after)}"
+    if all(with_it):
+        said = f"{name} {verb} at every step of alpha {whole}"
+        return f"{said}; {clear} of {len(steps)} steps have an interval that excludes zero."
+    against = [
+        f"from {called(step.before)} to {called(step.after)} by {points(change)}"
+        for step, change, good in zip(steps, changes, with_it, strict=True)
+        if not good
+    ]
+    if len(against) == len(steps):
+        return f"{name} {verb} at no step of alpha {whole}."
+    kept = len(steps) - len(against)
+    return (
+        f"{name} do not {verb} at every step: they {verb} at {kept} of {len(steps)}, and {other} "
+        f"or stay {listed(against)}."
+    )
+
+
+def _span(span: Step) -> str:
+    slow, wrong = span.changes[Rate.OPTIMIZATION], span.changes[Rate.CORRECTNESS]
+    solve = span.changes[Rate.SOLVE]
+    said = (
+        f"From {called(span.before)} to {called(span.after)}, paired by problem: optimization "
+        f"failures {points(slow)}, correctness failures {points(wrong)}, solve rate "
+        f"{points(solve)}."
+    )
+    if slow.high < 0 < wrong.low:
+        said += " The one is traded for the other"
+        said += "; " if solve.excludes_zero else ", and "
+        if solve.excludes_zero:
+            return said + f"the solve rate {'rises' if solve.value > 0 else 'falls'} as well."
+        return said + "no change of the solve rate is shown."
+    return said
+
+
+def _beyond(step: Step) -> str:
+    slow, wrong = step.changes[Rate.OPTIMIZATION], step.changes[Rate.CORRECTNESS]
+    solve = step.changes[Rate.SOLVE]
+    return (
+        f"Beyond the end, from {called(step.before)} out to {called(step.after)}: optimization "
+        f"failures {points(slow)}, correctness failures {points(wrong)}, solve rate "
+        f"{points(solve)}."
+    )
+
+
+def _passes(split: SplitFigures) -> str:
+    draws = list(split.checkpoints[0].passes)
+    said = []
+    for k in dict.fromkeys((draws[0], draws[-1])):
+        top = max(figures.passes[k].value for figures in split.checkpoints)
+        best = [each for each in split.checkpoints if each.passes[k].value == top]
+        where = called(best[0].checkpoint) if len(best) == 1 else f"{len(best)} checkpoints alike"
+        said.append(f"the highest pass@{k} is {percent(best[0].passes[k])}, at {where}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _solved(split: SplitFigures) -> str:
+    solved = split.table.accepted > 0
+    by = solved.sum(axis=0)
+    extrapolated = np.array(
+        [place_of(each) is Place.EXTRAPOLATION for each in split.table.checkpoints]
+    )
+    best = int(solved.sum(axis=1).max())
+    said = (
+        f"With all samples, {int((by > 0).sum())} of {split.problems} problems are solved by at "
+        f"least one checkpoint, {best} by the one that solves most"
+    )
+    if len(solved) > 1:
+        said += f", {_number((by == 1).sum())} by a single one alone"
+    if extrapolated.any() and not extrapolated.all():
+        beyond = solved[extrapolated].any(axis=0) & ~solved[~extrapolated].any(axis=0)
+        said += f", {_number(beyond.sum())} by extrapolations only"
+    return f"{said}."
+
+
+def _number(count: int) -> str:
+    return str(count) if count else "none"
+
+
+def study_notes(study: StudyFigures) -> tuple[str, ...]:
+    """What a reader must know before trusting the figures."""
+    whole = study.splits[0]
+    figures = whole.checkpoints
+    notes = list(study.table.warnings)
+    lost = sum(each.judging_errors for each in figures)
+    if lost:
+        notes.append(
+            f"{lost} samples have a judging error (JE), Cupel's own fault: they are scored "
+            "nowhere. `cupel evaluate` judges them again."
+        )
+    unclassified = sum(each.unclassified for each in figures)
+    if unclassified:
+        notes.append(
+            f"{unclassified} failed samples were not judged to the end: they count as not solved, "
+            "and as a rate of their own instead of either failure. So both failure rates are lower "
+            "bounds, and the plane's lines of equal solve rate read too high by that rate. Judge "
+            "with stop `never`."
+        )
+    if whole.short:
+        notes.append(
+            f"{whole.short} pairs of checkpoint and problem have fewer than {study.draws[-1]} "
+            "scored samples. Where k is larger than their number, pass@k is a lower bound."
+        )
+    unprobed = sum(each.unprobed for each in figures)
+    if unprobed:
+        notes.append(
+            f"{unprobed} samples timed out in the smallest tier without being probed for an "
+            "endless loop. They count as optimization failures either way."
+        )
+    notes.append(_sensitivity(study))
+    if whole.problems < 30:
+        notes.append(
+            f"There are {whole.problems} problems: intervals from so few are rough, and mostly too "
+            "narrow."
+        )
+    return tuple(notes)
+
+
+def _sensitivity(study: StudyFigures) -> str:
+    whole = study.splits[0]
+    loops = sum(each.endless for each in whole.checkpoints)
+    if not loops:
+        return "No time-out is known to be an endless loop or an idle wait."
+    moved = [
+        abs(figures.rates[Rate.OPTIMIZATION].value - other[Rate.OPTIMIZATION].value)
+        for figures, other in zip(whole.checkpoints, whole.other_rates, strict=True)
+    ]
+    most = int(np.argmax(moved))
+    return (
+        f"{loops} time-outs are endless loops or idle waits. They count as {study.endless.value} "
+        f"failures; as {study.other_endless.value} failures they move at most "
+        f"{100 * moved[most]:.1f} points, at {called(whole.checkpoints[most].checkpoint)}."
+    )
