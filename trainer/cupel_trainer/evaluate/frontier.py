@@ -257,8 +257,9 @@ def _rate_intervals(
     rates: dict[Rate, FloatArray], bootstrap: Bootstrap
 ) -> tuple[dict[Rate, Interval], ...]:
     """Per row of the rates' arrays, each rate's interval."""
-    columns = [bootstrap.intervals(values) for values in rates.values()]
-    return tuple(dict(zip(rates, row, strict=True)) for row in zip(*columns, strict=True))
+    intervals = bootstrap.intervals(np.concatenate(list(rates.values())))
+    rows = len(intervals) // len(rates)
+    return tuple(dict(zip(rates, intervals[row::rows], strict=True)) for row in range(rows))
 
 
 def alpha_path(table: VerdictTable) -> list[int]:

@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
-from matplotlib.transforms import Bbox
 from matplotlib.typing import RcKeyType
 
 from cupel_trainer.evaluate.frontier import Place, Rate
@@ -218,41 +217,45 @@ def place_labels(
     for start, end in pairwise(centres[list(path)]):
         steps = np.linspace(0, 1, 16)[:, None]
         taken += [_around(spot, 1.5 * scale) for spot in start + steps * (end - start)]
-    frame = axes.get_window_extent()
+    frame = np.array(axes.get_window_extent().extents)
     for centre, point, text in zip(centres, points, texts, strict=True):
         label = axes.annotate(
             text, point, (0, 0), textcoords="offset points", fontsize=7, zorder=4,
             path_effects=[withStroke(linewidth=1.5, foreground="#ffffff")],
         )  # fmt: skip
-        label.set_in_layout(False)
-        box = _free_place(centre, label.get_window_extent(), scale, taken, frame)
-        label.set_position(((box.x0 - centre[0]) / scale, (box.y0 - centre[1]) / scale))
+        size = np.array(label.get_window_extent().size)
+        box = _free_place(centre, size, scale, np.array(taken), frame)
+        label.set_position(tuple((box[:2] - centre) / scale))
         taken.append(box)
 
 
 def _free_place(
-    centre: FloatArray, size: Bbox, scale: float, taken: Sequence[Bbox], frame: Bbox
-) -> Bbox:
-    """Of places around a centre, the one that covers least and is nearest."""
-    best, least = size, float("inf")
+    centre: FloatArray, size: FloatArray, scale: float, taken: FloatArray, frame: FloatArray
+) -> FloatArray:
+    """Of boxes around a centre, the one that covers least and is nearest.
+
+    Boxes are left, bottom, right, top, in dots; `taken` is (N, 4).
+    """
+    best, least = np.concatenate([centre, centre + size]), float("inf")
     for distance in (5.0, 9.0, 14.0):
-        for right, up in product((1, 0, -1), repeat=2):
-            if right == up == 0:
+        for way in product((1, 0, -1), repeat=2):
+            if way == (0, 0):
                 continue
-            left = centre[0] + right * distance * scale - size.width * (1 - right) / 2
-            below = centre[1] + up * distance * scale - size.height * (1 - up) / 2
-            box = Bbox.from_bounds(left, below, size.width, size.height)
-            outside = size.width * size.height - _overlap(box, frame)
-            cost = sum(_overlap(box, other) for other in taken) + 2 * outside + distance / 100
+            corner = centre + np.array(way) * distance * scale - size * (1 - np.array(way)) / 2
+            box = np.concatenate([corner, corner + size])
+            outside = float(size.prod() - _overlaps(box, frame[None]).sum())
+            cost = float(_overlaps(box, taken).sum()) + 2 * outside + distance / 100
             if cost < least:
                 best, least = box, cost
     return best
 
 
-def _around(centre: FloatArray, radius: float) -> Bbox:
-    return Bbox.from_bounds(centre[0] - radius, centre[1] - radius, 2 * radius, 2 * radius)
+def _around(centre: FloatArray, radius: float) -> FloatArray:
+    return np.concatenate([centre - radius, centre + radius])
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    shared = Bbox.intersection(one, other)
-    return 0.0 if shared is None else float(shared.width * shared.height)
+def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
+    """The area that a box shares with each of others, (N,)."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    area: FloatArray = np.clip(high - low, 0, None).prod(axis=1)
+    return area

@@ -100,7 +100,8 @@ class VerdictTable:
         A few problems may have lost samples to judging errors; see `pass_at_k.miss_table` for
         what they count as.
         """
-        return np.floor(np.median(self.samples, axis=1)).astype(np.int64)
+        medians: CountArray = np.floor(np.median(self.samples, axis=1)).astype(np.int64)
+        return medians
 
     def select(self, chosen: NDArray[np.bool_]) -> VerdictTable:
         """The same study on some of its problems.
