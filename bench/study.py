@@ -4,8 +4,8 @@ The study is drawn from a model of latent skill, not measured: 9 checkpoints alo
 problems, 250 samples each. A sample is a careful attempt or a fast one, and fast ones become more
 frequent with alpha. On hard problems fast attempts are mostly wrong, careful ones right but often
 too slow, so alpha trades optimization failures for correctness failures; beyond the ends programs
-break now and then. Each problem also favours one way or the other, which is why checkpoints
-complement each other.
+break now and then. Each problem also favours one way or the other, and each checkpoint some problems,
+which is why checkpoints complement each other.
 
 Timed are the two commands, as a user runs them, from start to exit. Making the files is not.
 """
@@ -74,8 +74,8 @@ def draw_tasks(count: int, random: np.random.Generator) -> list[Task]:
                 difficulty=DIFFICULTIES[level],
                 date=f"2024-{1 + index % 12:02d}-{1 + index % 28:02d}",
                 careful_right=careful_right,
-                fast_right=random.normal((1.8, -0.3, -4.2)[level], 1.8) + 0.5 * shared,
-                careful_slow=random.normal((-2.0, 0.5, 3.5)[level], 1.8),
+                fast_right=random.normal((1.8, -0.3, -4.8)[level], 2.2) + 0.5 * shared,
+                careful_slow=random.normal((-2.0, 0.5, 4.0)[level], 2.2),
             )
         )
     return tasks
@@ -90,7 +90,9 @@ def draw_verdicts(
 ) -> list[JudgedSample]:
     fast = chance(4.0 * (alpha - 0.5))
     broken = 0.01 + 0.08 * max(0.0, abs(alpha - 0.5) - 0.5)
-    right_careful, right_fast = chance(task.careful_right), chance(task.fast_right)
+    favour = random.normal(0, 0.8)
+    right_careful = chance(task.careful_right + favour)
+    right_fast = chance(task.fast_right + favour)
     slow = chance(task.careful_slow)
     accepted = (1 - fast) * right_careful * (1 - slow) + fast * right_fast
     too_slow = (1 - fast) * right_careful * slow
