@@ -4,7 +4,7 @@ The study is drawn from a model of latent skill, not measured: 9 checkpoints alo
 problems, 250 samples each. A sample is a careful attempt or a fast one, and fast ones become more
 frequent with alpha. On hard problems fast attempts are mostly wrong, careful ones right but often
 too slow, so alpha trades optimization failures for correctness failures; beyond the ends programs
-break now and then. Each problem also favours one way or the other, and each checkpoint some problems,
+break now and then. Each problem favours one way or the other, and each checkpoint some problems,
 which is why checkpoints complement each other.
 
 Timed are the two commands, as a user runs them, from start to exit. Making the files is not.

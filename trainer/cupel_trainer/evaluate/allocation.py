@@ -44,7 +44,7 @@ class Misses:
     @property
     def budget(self) -> int:
         """K: the samples of a split."""
-        return self.table.shape[1] - 1
+        return int(self.table.shape[1]) - 1
 
     def on(self, problems: CountArray) -> Misses:
         """The same on some of the problems, by their indices."""

@@ -24,6 +24,7 @@ def plan_ensemble(
     *,
     halvings: int,
     bootstrap: Bootstrap,
+    selection: str = "",
     on_half: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Chooses the best split of a budget, and says what choosing so is worth.
@@ -37,6 +38,7 @@ def plan_ensemble(
         members: 2 or 3, or None for any number; see `allocation.best_split`.
         halvings: How many times the problems are halved.
         bootstrap: How intervals are made; its seed is that of the halvings, too.
+        selection: Which problems of the set the table holds, in words.
         on_half: Called after each half.
 
     Returns:
@@ -76,6 +78,7 @@ def plan_ensemble(
         ),
         setting=table.headers[0].setting,
         problem_set=table.headers[0].problem_set,
+        selection=selection,
         method="greedy" if members is None else "exact",
         members_max=members,
         chosen_pass=misses.value(split),
@@ -124,7 +127,7 @@ def _warnings(
         for row, cap in enumerate(misses.caps)
         if cap < misses.budget
     ]
-    needed = {row: int(split[row]) for row in np.flatnonzero(split)}
+    needed = {int(row): int(split[row]) for row in np.flatnonzero(split)}
     needed[single] = misses.budget
     for row, draws in sorted(needed.items()):
         lacking = table.samples[row] < draws

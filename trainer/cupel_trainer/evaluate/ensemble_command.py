@@ -21,12 +21,17 @@ from cupel_trainer.evaluate.frontier_command import (
     SinceOption,
     UntilOption,
     VerdictsArgument,
+    day_of,
     read_study,
 )
 
 if TYPE_CHECKING:
-    from cupel_trainer.evaluate.plan import Estimate, Plan
+    from cupel_trainer.evaluate.plan import Plan
     from cupel_trainer.evaluate.verdict_table import VerdictTable
+
+
+SHOWN_MAX = 12
+"""Most checkpoints whose complementarity fits into a terminal; `cupel frontier` draws any."""
 
 
 class Members(StrEnum):
@@ -76,10 +81,12 @@ def ensemble(
         from cupel_trainer.evaluate.ensemble import plan_ensemble
         from cupel_trainer.evaluate.frontier import Bootstrap
         from cupel_trainer.evaluate.plan import plan_json
-        from cupel_trainer.evaluate.splits import select_difficulty
+        from cupel_trainer.evaluate.splits import select_difficulty, window_words
 
+        selection = [window_words(day_of(since), day_of(until))]
         if difficulty is not None:
             table = select_difficulty(table, difficulty)
+            selection.insert(0, difficulty)
         choosing = progress.add_task("choosing on halves", total=2 * halvings)
         plan = plan_ensemble(
             table,
@@ -87,6 +94,7 @@ def ensemble(
             members.limit,
             halvings=halvings,
             bootstrap=Bootstrap(resamples, seed, level),
+            selection=" ".join(selection).strip(),
             on_half=lambda: progress.advance(choosing),
         )
         write_whole(out, plan_json(plan).encode())
@@ -94,6 +102,8 @@ def ensemble(
 
 
 def _show(plan: Plan, table: VerdictTable, out: Path) -> None:
+    from cupel_trainer.evaluate.findings import percent, points
+
     for warning in plan.warnings:
         typer.echo(f"note: {warning}", err=True)
     console = Console(highlight=False)
@@ -110,9 +120,9 @@ def _show(plan: Plan, table: VerdictTable, out: Path) -> None:
     values = Table(
         "", "held-out problems", "problems it was chosen on", title=f"pass@{plan.budget}"
     )
-    values.add_row("ensemble", _percent(held_out.ensemble), f"{100 * plan.chosen_pass:.1f}%")
-    values.add_row("best single", _percent(held_out.single), f"{100 * plan.single_pass:.1f}%")
-    values.add_row("difference", _points(held_out.difference), "flattered by the choice")
+    values.add_row("ensemble", percent(held_out.ensemble), f"{100 * plan.chosen_pass:.1f}%")
+    values.add_row("best single", percent(held_out.single), f"{100 * plan.single_pass:.1f}%")
+    values.add_row("difference", points(held_out.difference), "flattered by the choice")
     values.add_row("no split exceeds", "", f"{100 * plan.upper_bound:.1f}%")
     console.print(values)
     console.print(
@@ -120,7 +130,11 @@ def _show(plan: Plan, table: VerdictTable, out: Path) -> None:
         f"{100 * held_out.agreement:.0f}% of the budget in common with this one.",
         soft_wrap=True,
     )
-    console.print(_complementarity(table))
+    if len(table.names) <= SHOWN_MAX:
+        console.print(
+            f"Of {len(table.problems)} problems, a row solves so many that a column does not:"
+        )
+        console.print(_complementarity(table))
     console.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 
@@ -128,9 +142,7 @@ def _complementarity(table: VerdictTable) -> Table:
     from cupel_trainer.evaluate.complementarity import complementarity
 
     counts = complementarity(table).counts
-    shown = Table(
-        title=f"problems, of {len(table.problems)}, that a row solves and a column does not"
-    )
+    shown = Table()
     shown.add_column("")
     for number in range(1, len(counts) + 1):
         shown.add_column(str(number), justify="right")
@@ -140,17 +152,3 @@ def _complementarity(table: VerdictTable) -> Table:
         ]
         shown.add_row(f"{row + 1} {escape(name)}", *cells)
     return shown
-
-
-def _percent(estimate: Estimate) -> str:
-    from cupel_trainer.evaluate.bootstrap import Interval
-    from cupel_trainer.evaluate.findings import percent
-
-    return percent(Interval(estimate.value, estimate.low, estimate.high))
-
-
-def _points(estimate: Estimate) -> str:
-    from cupel_trainer.evaluate.bootstrap import Interval
-    from cupel_trainer.evaluate.findings import points
-
-    return points(Interval(estimate.value, estimate.low, estimate.high))

@@ -19,6 +19,7 @@ from cupel_trainer.evaluate.frontier import (
     StudyFigures,
     place_of,
 )
+from cupel_trainer.evaluate.plan import Estimate
 from cupel_trainer.evaluate.records import CheckpointRef
 
 MINUS = "\N{MINUS SIGN}"
@@ -31,12 +32,12 @@ def called(checkpoint: CheckpointRef) -> str:
     return f"alpha {checkpoint.alpha:g}".replace("-", MINUS)
 
 
-def percent(interval: Interval) -> str:
+def percent(interval: Interval | Estimate) -> str:
     """Such as `38.3% (31.9 to 45.2)`."""
     return f"{100 * interval.value:.1f}% ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def points(interval: Interval) -> str:
+def points(interval: Interval | Estimate) -> str:
     """Such as `+3.2 points (+1.0 to +5.4)`."""
     value, low, high = (
         f"{100 * each:+.1f}".replace("-", MINUS).replace(f"{MINUS}0.0", "+0.0")

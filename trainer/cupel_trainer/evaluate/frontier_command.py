@@ -74,7 +74,7 @@ def frontier(
             table,
             endless,
             Bootstrap(resamples, seed, level),
-            window=window_words(_day(since), _day(until)),
+            window=window_words(day_of(since), day_of(until)),
         )
         progress.update(computing, total=1, completed=1)
         drawing = progress.add_task("drawing pictures", total=picture_count(study))
@@ -111,10 +111,11 @@ def read_study(
     for path in verdicts:
         files.append(read_verdicts_file(path))
         progress.advance(reading)
-    return select_window(join_files(files), _day(since), _day(until))
+    return select_window(join_files(files), day_of(since), day_of(until))
 
 
-def _day(moment: datetime | None) -> date | None:
+def day_of(moment: datetime | None) -> date | None:
+    """The day of a date that was given on the command line."""
     return moment.date() if moment is not None else None
 
 

@@ -49,7 +49,7 @@ class HeldOut(Record):
     agreement: float = Field(
         ge=0,
         le=1,
-        description="Mean share of the budget that the halves' splits have in common with the plan's.",
+        description="Mean share of the budget that the halves' splits and the plan's have in common.",
     )
 
 
@@ -70,6 +70,9 @@ class Plan(Record):
     members: tuple[PlanMember, ...] = Field(min_length=1)
     setting: Setting = Setting.REASONING
     problem_set: str = Field("", description="SHA-256 of the problem set that it was chosen on.")
+    selection: str = Field(
+        "", description="Which of its problems, in words: a difficulty, dates; empty for all."
+    )
     method: Literal["exact", "greedy"] = Field(
         description="Every split over at most `members_max` members, or greedy with exchanges."
     )
