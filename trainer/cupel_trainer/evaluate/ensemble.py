@@ -11,6 +11,7 @@ from cupel_trainer.evaluate.allocation import Misses, best_single, best_split, m
 from cupel_trainer.evaluate.allocation_bound import upper_bound
 from cupel_trainer.evaluate.bootstrap import Interval
 from cupel_trainer.evaluate.cross_fit import CrossFit, cross_fit
+from cupel_trainer.evaluate.findings import FEW_PROBLEMS, few_problems
 from cupel_trainer.evaluate.frontier import Bootstrap
 from cupel_trainer.evaluate.pass_at_k import CountArray
 from cupel_trainer.evaluate.plan import Estimate, HeldOut, Plan, PlanInput, PlanMember
@@ -142,9 +143,6 @@ def _warnings(
             "the interval of the difference includes zero: these verdicts do not show that the "
             "ensemble and the best single checkpoint differ"
         )
-    if held_out.problems < 30:
-        warnings.append(
-            f"there are {held_out.problems} problems: intervals from so few are rough, and mostly "
-            "too narrow"
-        )
+    if held_out.problems < FEW_PROBLEMS:
+        warnings.append(few_problems(held_out.problems))
     return warnings

@@ -22,6 +22,10 @@ from cupel_trainer.evaluate.frontier import (
 from cupel_trainer.evaluate.plan import Estimate
 from cupel_trainer.evaluate.records import CheckpointRef
 
+FEW_PROBLEMS = 30
+"""With fewer problems the bootstrap's intervals are called rough."""
+NAMED_MAX = 3
+"""Most steps that a sentence names."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -46,6 +50,14 @@ def points(interval: Interval | Estimate) -> str:
     return f"{value} points ({low} to {high})"
 
 
+def few_problems(problems: int) -> str:
+    """A warning."""
+    return (
+        f"Intervals from {_plural(problems, 'problem')} are rough, and mostly too narrow: "
+        f"{FEW_PROBLEMS} are few already."
+    )
+
+
 def listed(items: Sequence[str]) -> str:
     """Such as `a, b and c`."""
     if len(items) < 2:
@@ -53,8 +65,26 @@ def listed(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def split_findings(split: SplitFigures) -> tuple[str, ...]:
-    """What the numbers of a split say, one sentence or two per finding."""
+def bears_comparison(problems: int, level: float) -> bool:
+    """Whether there are enough problems for a difference to be told from none at all.
+
+    Were all P differences of one sign, a sign test would still give 2 * 0.5^P: with less than six
+    problems more than the 5% that a 95% interval leaves. Intervals from so few exclude zero
+    too easily.
+    """
+    return 2 * 0.5**problems <= 1 - level
+
+
+def split_findings(split: SplitFigures, level: float) -> tuple[str, ...]:
+    """What the numbers of a split say, one sentence or two per finding.
+
+    Args:
+        split: The split.
+        level: Of its intervals.
+    """
+    if not bears_comparison(split.problems, level):
+        few = f"{_plural(split.problems, 'problem')} cannot tell checkpoints apart: see the tables."
+        return (few[0].upper() + few[1:], _passes(split), _solved(split))
     findings = [_peak(split)]
     if len(split.steps) > 1:
         findings += [
@@ -106,6 +136,8 @@ def _course(steps: Sequence[Step], rate: Rate, name: str, *, falls: bool) -> str
     if len(against) == len(steps):
         return f"{name} {verb} at no step of alpha {whole}."
     kept = len(steps) - len(against)
+    if len(against) > NAMED_MAX:
+        against = [f"{len(against)} times"]
     return (
         f"{name} do not {verb} at every step: they {verb} at {kept} of {len(steps)}, and {other} "
         f"or stay {listed(against)}."
@@ -170,6 +202,10 @@ def _solved(split: SplitFigures) -> str:
     return f"{said}."
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _number(count: int) -> str:
     return str(count) if count else "none"
 
@@ -205,11 +241,8 @@ def study_notes(study: StudyFigures) -> tuple[str, ...]:
             "endless loop. They count as optimization failures either way."
         )
     notes.append(_sensitivity(study))
-    if whole.problems < 30:
-        notes.append(
-            f"There are {whole.problems} problems: intervals from so few are rough, and mostly too "
-            "narrow."
-        )
+    if whole.problems < FEW_PROBLEMS:
+        notes.append(few_problems(whole.problems))
     return tuple(notes)
 
 

@@ -125,6 +125,6 @@ def _show(study: StudyFigures, out: Path) -> None:
 
     for note in study_notes(study):
         typer.echo(f"note: {note}", err=True)
-    for finding in split_findings(study.splits[0]):
+    for finding in split_findings(study.splits[0], study.bootstrap.level):
         typer.echo(finding)
     typer.echo(f"wrote {out / PAGE}")

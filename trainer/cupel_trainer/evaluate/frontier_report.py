@@ -132,7 +132,7 @@ def _section(study: StudyFigures, split: SplitFigures, drawn: tuple[Picture, ...
     return Section(
         name=split.name,
         problems=split.problems,
-        findings=split_findings(split),
+        findings=split_findings(split, study.bootstrap.level),
         rates=shown_rates(split),
         other_rates=shown_rates(split, other=True),
         passes=shown_passes(split, study.draws),

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedLocator,
-    FuncFormatter,
     NullFormatter,
     ScalarFormatter,
     StrMethodFormatter,
@@ -33,6 +32,7 @@ from cupel_trainer.evaluate.splits import by_difficulty
 from cupel_trainer.evaluate.verdict_table import VerdictTable
 
 PANEL_INCHES = (3.5, 3.3)
+LABELLED_MAX = 16
 SPACING = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -75,9 +75,10 @@ def _square_limits(axes: Axes, across: Sequence[Interval], up: Sequence[Interval
     low = np.array([min(each.low for each in across), min(each.low for each in up)])
     high = np.array([max(each.high for each in across), max(each.high for each in up)])
     span = max(float((high - low).max()), 0.02) * 1.1
-    middle = (low + high) / 2
-    axes.set_xlim(middle[0] - span / 2, middle[0] + span / 2)
-    axes.set_ylim(middle[1] - span / 2, middle[1] + span / 2)
+    # Centred on the points, but hardly beyond what a rate can be.
+    start = np.clip((low + high - span) / 2, -0.05 * span, max(1 - 0.95 * span, -0.05 * span))
+    axes.set_xlim(start[0], start[0] + span)
+    axes.set_ylim(start[1], start[1] + span)
     axes.set_aspect("equal")
 
 
@@ -140,9 +141,10 @@ def draw_rates(split: SplitFigures) -> Figure | None:
     margin = 0.03 * (alphas[-1] - alphas[0])
     axes.set_xlim(alphas[0] - margin, alphas[-1] + margin)
     left, right = axes.get_xlim()
-    for start, end in ((left, min(0.0, right)), (max(1.0, left), right)):
-        if end - start > margin:
-            axes.axvspan(start, end, color="#efefef", linewidth=0, zorder=0)
+    if alphas[0] < 0:
+        axes.axvspan(left, min(0.0, right), color="#efefef", linewidth=0, zorder=0)
+    if alphas[-1] > 1:
+        axes.axvspan(max(1.0, left), right, color="#efefef", linewidth=0, zorder=0)
     for rate, line in look.RATE_LINES.items():
         values = [each.rates[rate] for each in checkpoints]
         axes.fill_between(
@@ -151,7 +153,7 @@ def draw_rates(split: SplitFigures) -> Figure | None:
         )  # fmt: skip
         axes.plot(
             alphas, [each.value for each in values], line.dash, color=line.colour,
-            marker=line.shape, markersize=4, label=line.label,
+            marker=line.shape, markersize=4, label=line.label, clip_on=False, zorder=3,
         )  # fmt: skip
     axes.set_ylim(0, min(1.0, axes.get_ylim()[1]))
     look.percent(axes.yaxis)
@@ -165,22 +167,28 @@ def draw_rates(split: SplitFigures) -> Figure | None:
 
 
 def draw_passes(split: SplitFigures) -> Figure:
-    """pass@k over k, a line per checkpoint; light to dark by alpha, shapes by place."""
-    figure = look.new_figure(*PANEL_INCHES)
-    axes = figure.subplots()
+    """pass@k over k, a line per checkpoint; dark to light by alpha, shapes by place."""
     path = alpha_path(split.table)
-    shades = look.shades(len(path))
-    for row, each in enumerate(split.checkpoints):
-        mark = look.mark_of(_place(each), each.checkpoint.alpha)
-        colour = shades[path.index(row)] if row in path else look.GREY
+    names = [look.short_name(each.checkpoint) for each in split.checkpoints]
+    legend_columns = 5 if max(len(name) for name in names) <= 8 else 2
+    legend_rows = -(-len(names) // legend_columns)
+    width, height = PANEL_INCHES
+    figure = look.new_figure(width, height + 0.15 * max(0, legend_rows - 2))
+    axes = figure.subplots()
+    coloured = path or list(range(len(names)))
+    shades = dict(zip(coloured, look.shades(len(coloured)), strict=True))
+    for row, (each, name) in enumerate(zip(split.checkpoints, names, strict=True)):
         axes.plot(
             list(each.passes), [interval.value for interval in each.passes.values()],
-            marker=mark.shape, markersize=3, color=colour, linewidth=1.0,
+            marker=look.mark_of(_place(each), each.checkpoint.alpha).shape, markersize=3,
+            color=shades.get(row, look.GREY), linewidth=1.0, label=name,
             linestyle="--" if _place(each) is Place.EXTRAPOLATION else "-",
-            label=look.short_name(each.checkpoint),
         )  # fmt: skip
+    draws = list(split.checkpoints[0].passes)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(split.checkpoints[0].passes)))
+    axes.xaxis.set_major_locator(
+        FixedLocator([k for k in draws if k == draws[-1] or draws[-1] / k > 1.4])
+    )
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
@@ -188,7 +196,7 @@ def draw_passes(split: SplitFigures) -> Figure:
     axes.set_xlabel("k (samples per problem)")
     axes.set_ylabel("pass@k")
     figure.legend(
-        loc="outside upper center", ncols=5, columnspacing=1.0, handlelength=2.2,
+        loc="outside upper center", ncols=legend_columns, columnspacing=1.0, handlelength=2.2,
         handletextpad=0.4, title="alpha" if path else None, title_fontsize=7,
     )  # fmt: skip
     return figure
@@ -203,7 +211,7 @@ def draw_map(table: VerdictTable) -> Figure:
     rates = table.accepted / table.samples
     blocks = _blocks(table)
     order = [column for block in blocks for column in block.columns]
-    figure = look.new_figure(7.0, 1.4 + 0.19 * len(rates))
+    figure = look.new_figure(7.0, max(2.2, 1.4 + 0.19 * len(rates)))
     axes = figure.subplots()
     smallest = 1 / int(table.samples.max())
     image = axes.imshow(
@@ -214,7 +222,8 @@ def draw_map(table: VerdictTable) -> Figure:
     axes.set_xticks([])
     axes.set_ylabel("alpha" if alpha_path(table) else "checkpoint")
     axes.set_xlabel(
-        f"{len(order)} problems, each a column: what all solve | some, low end's first | none"
+        f"{len(order)} problems, a column each: what all solve | some, low end's first | none; "
+        "white: never accepted"
     )
     for spine in axes.spines.values():
         spine.set_visible(True)
@@ -232,10 +241,11 @@ def draw_map(table: VerdictTable) -> Figure:
             rotation=90 if len(blocks) > 8 else 0,
         )  # fmt: skip
         start = end
-    bar = figure.colorbar(
-        image, ax=axes, pad=0.01, aspect=14, format=FuncFormatter(lambda x, _: f"{x:g}")
-    )
-    bar.set_label("accepted share (white: never)", fontsize=7)
+    ticks = [share for share in (smallest, 0.001, 0.01, 0.1, 1.0) if share >= smallest]
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=14, ticks=ticks)
+    bar.ax.set_yticklabels([f"{share:.2g}" for share in ticks])
+    bar.ax.minorticks_off()
+    bar.set_label("accepted share", fontsize=7)
     return figure
 
 
@@ -269,18 +279,25 @@ def _blocks(table: VerdictTable) -> list[_Block]:
     return blocks
 
 
-def draw_complementarity(split: SplitFigures) -> Figure:
+def draw_complementarity(split: SplitFigures) -> Figure | None:
     """How many problems the row's checkpoint solves and the column's does not.
 
     With half of the samples each; the diagonal is what two runs of one checkpoint would show.
+
+    Returns:
+        None if there is a single checkpoint, or a single sample: nothing can be halved.
     """
     compared = complementarity(split.table)
+    if compared.draws == 0 or len(split.checkpoints) < 2:
+        return None
     values = compared.expected
     side = len(values)
     figure = look.new_figure(max(3.5, 1.3 + 0.28 * side), max(3.3, 1.0 + 0.28 * side))
     axes = figure.subplots()
     top = max(float(values.max()), 1.0)
-    axes.imshow(values, cmap=look.blues(0.0), vmin=0.0, vmax=top)
+    image = axes.imshow(values, cmap=look.blues(0.0), vmin=0.0, vmax=top)
+    if side > LABELLED_MAX:
+        figure.colorbar(image, ax=axes, shrink=0.6)
     labels = [look.short_name(each) for each in split.table.checkpoints]
     axes.set_yticks(range(side), labels)
     axes.set_xticks(range(side), labels)
@@ -292,7 +309,7 @@ def draw_complementarity(split: SplitFigures) -> Figure:
         f"expected problems, of {split.problems}; {compared.draws} samples each", fontsize=7
     )
     for (row, column), value in np.ndenumerate(values):
-        if side > 16:
+        if side > LABELLED_MAX:
             break
         axes.annotate(
             f"{value:.0f}" if value >= 99.95 else f"{value:.1f}", (column, row),

@@ -49,7 +49,7 @@ class HeldOut(Record):
     agreement: float = Field(
         ge=0,
         le=1,
-        description="Mean share of the budget that the halves' splits and the plan's have in common.",
+        description="Mean share of the budget that the halves' splits share with the plan.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,19 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    @property
+    def numeric(self) -> frozenset[int]:
+        """Columns that hold numbers, or shares in percent."""
+        return frozenset(
+            column
+            for column in range(len(self.columns))
+            if all(_is_number(row[column]) for row in self.rows)
+        )
+
+
+def _is_number(cell: Cell) -> bool:
+    return not isinstance(cell, str) or re.match(r"[0-9.]+%", cell) is not None
+
 
 def csv_bytes(table: Table) -> bytes:
     """A table as CSV, UTF-8, with a line of column names."""
@@ -37,13 +51,10 @@ def csv_bytes(table: Table) -> bytes:
 
 def markdown(table: Table) -> str:
     """A table in GitHub's Markdown; numbers stand right."""
-    numeric = [
-        all(isinstance(row[column], int | float) or row[column] is None for row in table.rows)
-        for column in range(len(table.columns))
-    ]
+    rules = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
     lines = [
         _markdown_row(table.columns),
-        _markdown_row(["---:" if right else "---" for right in numeric], escape=False),
+        _markdown_row(rules, escape=False),
         *(_markdown_row(["" if cell is None else str(cell) for cell in row]) for row in table.rows),
     ]
     return "\n".join(lines) + "\n"
