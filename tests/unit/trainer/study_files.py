@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from cupel.schema import FAILURE_CLASS, TleKind, Verdict
+from cupel_trainer.evaluate.counting import EndlessAs
+from cupel_trainer.evaluate.frontier import Bootstrap, StudyFigures, study_figures
 from cupel_trainer.evaluate.records import CheckpointRef, JudgedSample, Setting, VerdictsHeader
+from cupel_trainer.evaluate.verdict_table import VerdictTable, join_files, read_verdicts_file
 
 
 class Judged(TypedDict, total=False):
@@ -99,3 +102,25 @@ def write_verdicts(
         ]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+BOOTSTRAP = Bootstrap(resamples=200, seed=0, level=0.95)
+
+
+def study_table(
+    folder: Path,
+    verdicts: Mapping[float | str, Mapping[str, str]],
+    difficulties: Mapping[str, str] | None = None,
+) -> VerdictTable:
+    """A table from letters by checkpoint (its alpha, or its name) and problem."""
+    files = []
+    for key, letters in verdicts.items():
+        alpha = None if isinstance(key, str) else key
+        path = folder / f"{key}.jsonl"
+        write_verdicts(path, letters, header(str(key), alpha), difficulties=difficulties)
+        files.append(read_verdicts_file(path))
+    return join_files(files)
+
+
+def figures(table: VerdictTable, endless: EndlessAs = EndlessAs.OPTIMIZATION) -> StudyFigures:
+    return study_figures(table, endless, BOOTSTRAP)

@@ -218,27 +218,28 @@ def study_notes(study: StudyFigures) -> tuple[str, ...]:
     lost = sum(each.judging_errors for each in figures)
     if lost:
         notes.append(
-            f"{lost} samples have a judging error (JE), Cupel's own fault: they are scored "
-            "nowhere. `cupel evaluate` judges them again."
+            f"{_plural(lost, 'judging error')} (JE): Cupel's own fault, scored nowhere. "
+            "`cupel evaluate` judges such samples again."
         )
     unclassified = sum(each.unclassified for each in figures)
     if unclassified:
         notes.append(
-            f"{unclassified} failed samples were not judged to the end: they count as not solved, "
-            "and as a rate of their own instead of either failure. So both failure rates are lower "
-            "bounds, and the plane's lines of equal solve rate read too high by that rate. Judge "
-            "with stop `never`."
+            f"{_plural(unclassified, 'failed sample')} not judged to the end: counted as not "
+            "solved, and as a rate of their own instead of either failure. So both failure rates "
+            "are lower bounds, and the plane's lines of equal solve rate read too high by that "
+            "rate. Judge with stop `never`."
         )
     if whole.short:
         notes.append(
-            f"{whole.short} pairs of checkpoint and problem have fewer than {study.draws[-1]} "
-            "scored samples. Where k is larger than their number, pass@k is a lower bound."
+            f"{_plural(whole.short, 'pair')} of checkpoint and problem with fewer than "
+            f"{study.draws[-1]} scored samples: where k is larger than their number, pass@k is a "
+            "lower bound."
         )
     unprobed = sum(each.unprobed for each in figures)
     if unprobed:
         notes.append(
-            f"{unprobed} samples timed out in the smallest tier without being probed for an "
-            "endless loop. They count as optimization failures either way."
+            f"{_plural(unprobed, 'time-out')} in the smallest tier, not probed for an endless "
+            "loop: optimization failures either way."
         )
     notes.append(_sensitivity(study))
     if whole.problems < FEW_PROBLEMS:
@@ -257,7 +258,7 @@ def _sensitivity(study: StudyFigures) -> str:
     ]
     most = int(np.argmax(moved))
     return (
-        f"{loops} time-outs are endless loops or idle waits. They count as {study.endless.value} "
-        f"failures; as {study.other_endless.value} failures they move at most "
-        f"{100 * moved[most]:.1f} points, at {called(whole.checkpoints[most].checkpoint)}."
+        f"{_plural(loops, 'time-out')} known to be endless loops or idle waits, counted as "
+        f"{study.endless.value} failures. As {study.other_endless.value} failures they would move "
+        f"the rates by at most {100 * moved[most]:.1f} points, at {called(whole.checkpoints[most].checkpoint)}."
     )

@@ -50,7 +50,7 @@ def select_window(table: VerdictTable, since: date | None, until: date | None) -
     undated = sum(not text for text in table.dates)
     selected = table.select(chosen)
     if undated:
-        warning = f"{undated} problems without a date are left out of the window"
+        warning = f"left out of the window, because they have no date: {undated} of the problems"
         selected = replace(selected, warnings=(*selected.warnings, warning))
     return selected
 

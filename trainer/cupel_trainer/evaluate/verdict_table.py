@@ -123,8 +123,8 @@ class VerdictTable:
 def read_verdicts_file(path: Path) -> VerdictsFile:
     """Reads one file of verdicts.
 
-    Of lines that name the same sample the last counts. A last line without its line feed that is
-    no document was torn by a kill, and is dropped.
+    Of lines that name the same sample the last counts. A last line without its line feed was torn
+    by a kill, and is dropped.
 
     Args:
         path: The file.
@@ -147,13 +147,13 @@ def read_verdicts_file(path: Path) -> VerdictsFile:
             header = _read_header(path, first)
             for number, line in enumerate(file, start=2):
                 digest.update(line)
+                if not line.endswith(b"\n"):
+                    torn = True
+                    break
                 try:
                     sample = JudgedSample.model_validate_json(line)
                     counted = count_as(sample)
                 except ValueError as error:
-                    if not line.endswith(b"\n"):
-                        torn = True
-                        break
                     raise RecordsError(
                         f"{path}, line {number} is not a verdict: {_first_reason(error)}"
                     ) from error
