@@ -257,8 +257,9 @@ def _sensitivity(study: StudyFigures) -> str:
         for figures, other in zip(whole.checkpoints, whole.other_rates, strict=True)
     ]
     most = int(np.argmax(moved))
+    where = called(whole.checkpoints[most].checkpoint)
     return (
         f"{_plural(loops, 'time-out')} known to be endless loops or idle waits, counted as "
         f"{study.endless.value} failures. As {study.other_endless.value} failures they would move "
-        f"the rates by at most {100 * moved[most]:.1f} points, at {called(whole.checkpoints[most].checkpoint)}."
+        f"the rates by at most {100 * moved[most]:.1f} points, at {where}."
     )
