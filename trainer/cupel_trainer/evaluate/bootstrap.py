@@ -77,8 +77,10 @@ def resampled_means(values: FloatArray, *, resamples: int, seed: int) -> FloatAr
     means = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, _CHUNK):  # a chunk at a time: memory stays small
         size = min(_CHUNK, resamples - start)
-        times_drawn = random.multinomial(problems, np.full(problems, 1 / problems), size=size)
-        means[start : start + size] = times_drawn @ values / problems
+        drawn = random.integers(problems, size=(size, problems))
+        drawn += np.arange(size)[:, None] * problems  # a place per resample and problem
+        times = np.bincount(drawn.ravel(), minlength=size * problems).reshape(size, problems)
+        means[start : start + size] = times @ values / problems
     return means
 
 

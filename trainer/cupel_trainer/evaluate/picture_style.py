@@ -54,7 +54,6 @@ _STYLE: dict[RcKeyType, object] = {
     "lines.linewidth": 1.2,
     "svg.fonttype": "path",  # looks alike wherever it is shown
     "svg.hashsalt": "cupel",  # the same numbers give the same bytes
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -112,7 +111,7 @@ def style() -> Iterator[None]:
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
     """A figure that needs no display."""
-    figure = Figure(figsize=(width_inches, height_inches))
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -121,7 +120,7 @@ def settle(figure: Figure) -> None:
     """Lays a figure out, once: from then on nothing moves."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
 
 
 def saved(figure: Figure) -> dict[str, bytes]:
