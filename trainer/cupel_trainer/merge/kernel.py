@@ -6,7 +6,7 @@ two neighbours, and coefficients such as 0.3 are wrong in their 25th bit.
 
 torch rounds float64 to bfloat16 by way of float32, that is twice. The second rounding goes wrong
 only where the first one lands exactly in the middle of two bfloat16 values; those are found and
-mended, which costs less than rounding by hand.
+mended, which costs less than rounding by hand. Comparing is done by numpy, several times faster.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 BLOCK = 32768
 """Elements computed at a time: a block's float64 buffers fit the second-level cache."""
@@ -25,6 +26,10 @@ TORCH_DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+Doubles = NDArray[np.float64]
+Singles = NDArray[np.float32]
+
+_MANY = 1 / 64
 LARGEST = {name: float(torch.finfo(dtype).max) for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -78,7 +83,7 @@ def blend(rule: Rule, block: Block, out: torch.Tensor) -> None:
         out.add_(block.deltas[index], alpha=rule.coefficients[index])
 
 
-def round_to(exact: torch.Tensor, dtype: str, out: torch.Tensor) -> torch.Tensor:
+def round_to(exact: torch.Tensor, dtype: str, out: torch.Tensor) -> float:
     """Rounds float64 to the nearest value of a dtype, ties to even.
 
     Args:
@@ -87,27 +92,37 @@ def round_to(exact: torch.Tensor, dtype: str, out: torch.Tensor) -> torch.Tensor
         out: Where the result goes; of that dtype, shape (n,).
 
     Returns:
-        The result in a dtype of at least float32, for statistics; shape (n,).
+        The sum of (out - exact)^2, good to a few digits.
     """
-    if dtype == "F64":
-        return out.copy_(exact)
-    if dtype == "F32":
-        return out.copy_(exact)
+    if dtype in ("F64", "F32"):
+        out.copy_(exact)
+        error = out.double().sub_(exact)
+        return float(torch.dot(error, error))
+    single = exact.float()
     if dtype == "F16":
         with np.errstate(over="ignore"):  # looked for by whoever asked, with the tensor's name
             half = exact.numpy().astype(np.float16)  # once, as numpy does; torch rounds twice
         out.copy_(torch.from_numpy(half))
-        return out.float()
-    single = exact.float()
-    bits = single.view(torch.int32)
-    middle = (bits & 0xFFFF) == 0x8000
-    if middle.any():
-        # How the exact magnitude compares with the float32 one: -1, 0 or 1 unit in the last place
-        # tells the second rounding on which side of the middle it lies.
-        side = (exact.abs() > single.abs()).int() - (exact.abs() < single.abs()).int()
-        bits += side * middle
-    out.copy_(single)
-    return out.float()
+    else:
+        _mend_middles(exact.numpy(), single.numpy())
+        out.copy_(single)
+    error = out.float().sub_(single)
+    return float(torch.dot(error, error))
+
+
+def _mend_middles(exact: Doubles, single: Singles) -> None:
+    """Moves float32 values in the middle of two bfloat16 ones to the side of the exact values."""
+    bits = single.view(np.int32)
+    middles = (bits & 0xFFFF) == 0x8000
+    count = np.count_nonzero(middles)
+    if not count:
+        return
+    if count > _MANY * single.size:
+        # Such alphas as 0.5 land there all the time, but then float32 mostly holds them exactly.
+        middles &= single.astype(np.float64) != exact
+    places = np.flatnonzero(middles)
+    here, there = np.abs(single[places]).astype(np.float64), np.abs(exact[places])
+    bits[places] += (there > here).astype(np.int32) - (there < here).astype(np.int32)
 
 
 def largest_magnitude(values: torch.Tensor) -> float:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from cupel_trainer.errors import MergeRefused, OutputError
@@ -40,10 +41,10 @@ from cupel_trainer.merge.statistics import (
     OutputSums,
     TensorSums,
     observe_inputs,
-    observe_output,
     row_signs,
     rows_of,
     step_squared,
+    unmoved,
 )
 
 STRETCH_BYTES = 8 * 1024 * 1024
@@ -309,6 +310,8 @@ class Worker:
             )
             for index in blended
         }
+        # Where the file's layout leaves them unaligned they are computed elsewhere, and copied.
+        values = {index: decode(view, dtype) for index, view in views.items()}
         rules = {index: method.rule(index, entry, observed) for index in blended}
         for start, decoded in self._decoded(entry, raws):
             block = Block(offset + start, decoded.anchor, decoded.deltas)
@@ -317,23 +320,26 @@ class Worker:
             for index in blended:
                 rule = rules[index]
                 entering = method.deltas(index, entry, block, observed)
+                of_output = sums.outputs[index]
                 exact = self._buffers.exact[: block.anchor.numel()]
+                rounded = values[index][start : start + BLOCK]
                 blend(rule, entering, exact)
-                rounded = _round_into(views[index], start, exact, dtype)
+                of_output.error_squared += round_to(exact, dtype, rounded)
                 bound = abs(rule.scale) * reach[0] + sum(
                     abs(coefficient) * largest
                     for coefficient, largest in zip(rule.coefficients, reach[1:], strict=True)
                 )
                 if entering is not block or not bound < LARGEST[dtype]:
                     _require_finite(entry, rounded)
-                of_output = sums.outputs[index]
                 if entering is block:
                     of_output.step_squared += step_squared(rule, block, gram, exact)
                 else:
                     step = exact - block.anchor
                     of_output.step_squared += float(torch.dot(step, step))
-                observe_output(of_output, exact, rounded, block.anchor)
+                of_output.unmoved += unmoved(rounded, block.anchor)
         for index, view in views.items():
+            if values[index].data_ptr() != _address(view):
+                view[:] = values[index].view(torch.uint8).numpy().data
             hashes[index].update(view)
             self._sinks[index].write(entry.name, offset * item_bytes, view)
 
@@ -370,14 +376,8 @@ class Worker:
         self._sinks[index].write(tensor, offset, view)
 
 
-def _round_into(view: memoryview, start: int, exact: torch.Tensor, dtype: str) -> torch.Tensor:
-    item_bytes = TORCH_DTYPES[dtype].itemsize
-    first = start * item_bytes
-    place = view[first : first + exact.numel() * item_bytes]
-    out = torch.empty(exact.numel(), dtype=TORCH_DTYPES[dtype])
-    rounded = round_to(exact, dtype, out)
-    place[:] = out.view(torch.uint8).numpy().data
-    return rounded
+def _address(view: memoryview) -> int:
+    return int(np.frombuffer(view, dtype=np.uint8).ctypes.data) if view.nbytes else 0
 
 
 def _require_finite(entry: TensorEntry, rounded: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from cupel_trainer.merge.kernel import BLOCK, Block, Rule
@@ -65,10 +66,10 @@ def observe_inputs(sums: TensorSums, block: Block, signs: torch.Tensor) -> torch
     sums.anchor_squared += float(torch.dot(block.anchor, block.anchor))
     gram = gram_of(block.deltas)
     sums.gram = gram if not sums.gram.numel() else sums.gram + gram
-    moving = block.deltas[0] != 0
+    moving = block.deltas[0].numpy() != 0
     for delta in block.deltas[1:]:
-        moving |= delta != 0
-    sums.standing += block.anchor.numel() - int(torch.count_nonzero(moving))
+        moving |= delta.numpy() != 0
+    sums.standing += block.anchor.numel() - int(np.count_nonzero(moving))
     delta = block.deltas[-1]
     if delta.numel() % SKETCH:
         delta = torch.nn.functional.pad(delta, (0, -delta.numel() % SKETCH))
@@ -95,22 +96,14 @@ def step_squared(rule: Rule, block: Block, gram: torch.Tensor, exact: torch.Tens
     return float(torch.dot(step, step))
 
 
-def observe_output(
-    sums: OutputSums, exact: torch.Tensor, rounded: torch.Tensor, anchor: torch.Tensor
-) -> None:
-    """Adds a block of an output: what rounding did to it.
+def unmoved(rounded: torch.Tensor, anchor: torch.Tensor) -> int:
+    """How many elements rounding has put back to x_0, or never moved.
 
     Args:
-        sums: What is added to.
-        exact: theta in float64, shape (n,).
-        rounded: theta in the output's dtype, or a wider one, shape (n,).
+        rounded: theta in the output's dtype, shape (n,).
         anchor: x_0 in float64, shape (n,).
     """
-    wide = rounded.double()
-    stayed = wide == anchor
-    error = wide.sub_(exact)
-    sums.error_squared += float(torch.dot(error, error))
-    sums.unmoved += int(torch.count_nonzero(stayed))
+    return int(np.count_nonzero(rounded.float().numpy() == anchor.float().numpy()))
 
 
 def rows_of(elements: int) -> int:

@@ -141,8 +141,8 @@ class Lerp:
             blend(rule, Block(start, anchor, (delta,)), here)
             if not largest_magnitude(here) < LARGEST[entry.dtype]:
                 _require_finite(entry, anchor, delta)
-            rounded = round_to(here, entry.dtype, out[start : start + BLOCK])
-            if not torch.isfinite(rounded).all():
+            round_to(here, entry.dtype, out[start : start + BLOCK])
+            if not torch.isfinite(out[start : start + BLOCK]).all():
                 raise MergeRefused(f"tensor {entry.name} would hold inf at alpha {alpha:g}")
         return out.view(entry.shape)
 
