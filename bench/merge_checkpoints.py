@@ -92,9 +92,7 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
-def _weights(
-    name: str, shape: tuple[int, ...], step: float, dtype: torch.dtype
-) -> torch.Tensor:
+def _weights(name: str, shape: tuple[int, ...], step: float, dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(name.encode()) + len(name))
     weights = torch.randn(shape, generator=generator).mul_(0.02)
     if step:

@@ -105,11 +105,9 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
         layout_like(blending.inputs[source or 0], blending.dtype) for source in blending.copies
     ]
     finals = [out / name for name in prepared.names]
-    with _claimed(out, _plan(prepared), finals) as resumed:
-        outputs = [
-            PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)
-        ]
-        _check_room(out, outputs if not resumed else [])
+    outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
+    _check_room(out, outputs)
+    with _claimed(out, _plan(prepared), finals):
         try:
             rows = _fill(prepared, outputs, progress)
             _finish(prepared, outputs, rows)
@@ -148,8 +146,8 @@ def _plan(prepared: Prepared) -> str:
 
 
 @contextmanager
-def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
-    """Holds the output folder for this merge; whether it goes on with a killed one is yielded."""
+def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[None]:
+    """Holds the output folder for this merge, which may go on with a killed one of the same plan."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         marker = out / MARKER
@@ -178,7 +176,7 @@ def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
         os.pwrite(descriptor, plan.encode(), 0)
         os.fsync(descriptor)
         try:
-            yield bool(said)
+            yield
         except MergeRefused:
             marker.unlink()
             raise
@@ -188,8 +186,10 @@ def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
 
 
 def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
-    needed = sum(output.layout.size_bytes for output in outputs)
-    free = shutil.disk_usage(out).free
+    """Refuses what the disk cannot hold; what a killed merge has begun has its room already."""
+    needed = sum(output.layout.size_bytes for output in outputs if not output.begun)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise OutputError(
             f"{out}: the outputs need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
