@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import content, random_tensors, read_tensors, write_checkpoint, write_pair
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from checkpoints import content, random_tensors, read_tensors, write_checkpoint, write_pair
 from cupel_trainer.merge import merge
 from cupel_trainer.merge.kernel import BLOCK, TORCH_DTYPES, round_to
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import CONFIG, random_tensors, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from checkpoints import CONFIG, random_tensors, write_checkpoint
 from cupel_trainer.errors import CheckpointError, MergeRefused, OutputError, TrainerError
 from cupel_trainer.merge import merge
 from cupel_trainer.merge.layout import ITEM_BYTES, format_header, header_bytes, parse_layout

@@ -108,13 +108,13 @@ class Sizing:
     elements: int
 
     @classmethod
-    def within(cls, memory_bytes: int, blending: Blending, cores: int) -> Sizing:
+    def within(cls, memory_bytes: int, blending: Blending, cores: int | None = None) -> Sizing:
         """The largest that fits.
 
         Args:
             memory_bytes: What the whole process may use.
             blending: What is computed.
-            cores: Processors there are.
+            cores: Processors there are; by default all.
 
         Raises:
             OutputError: Not even the smallest fits.
@@ -128,7 +128,7 @@ class Sizing:
         free = memory_bytes - used - _RESERVE_BYTES
         blocks = (len(blending.inputs) + 4) * BLOCK * 8  # the float64 values of one block
         most = STRETCH_BYTES // item_bytes
-        for workers in range(cores + 2, 0, -1):
+        for workers in range((cores or os.cpu_count() or 1) + 2, 0, -1):
             room = free // workers - blocks - windows * 2 * PAGE
             elements = min(most, room // (windows * item_bytes)) // BLOCK * BLOCK
             if elements >= min(most, 16 * BLOCK) or (workers == 1 and elements >= _LEAST_ELEMENTS):
@@ -144,7 +144,7 @@ def run_pass(
     blending: Blending,
     sinks: Sequence[Sink],
     *,
-    memory_bytes: int,
+    sizing: Sizing,
     skip: Callable[[str], frozenset[int]] = lambda name: frozenset(),
     finished: Callable[[str, TensorDone], None] = lambda name, done: None,
     progress: Callable[[int], None] = lambda count: None,
@@ -154,7 +154,7 @@ def run_pass(
     Args:
         blending: What is computed.
         sinks: One per output.
-        memory_bytes: What the whole process may use.
+        sizing: How many workers, and how much each holds.
         skip: The outputs that have a tensor already, by its name.
         finished: Called with each tensor that is done, in one thread at a time.
         progress: Called with input bytes as they are dealt with, from several threads.
@@ -162,9 +162,8 @@ def run_pass(
     Raises:
         MergeRefused: A tensor holds nan or inf, or would; or integers differ.
         CheckpointError: An input cannot be read.
-        OutputError: An output cannot be written, or the memory is too small.
+        OutputError: An output cannot be written.
     """
-    sizing = Sizing.within(memory_bytes, blending, os.cpu_count() or 1)
     entries = sorted(blending.inputs[0].tensors.values(), key=lambda entry: -entry.size_bytes)
     signs = row_signs(rows_of(max(entry.elements for entry in entries)))
     stop = threading.Event()

@@ -24,7 +24,7 @@ from cupel_trainer.merge.manifest import (
     versions,
 )
 from cupel_trainer.merge.methods.contract import Method
-from cupel_trainer.merge.one_pass import Blending, TensorDone, run_pass
+from cupel_trainer.merge.one_pass import Blending, Sizing, TensorDone, run_pass
 from cupel_trainer.merge.outputs import OutputLayout, PartialOutput, layout_like
 from cupel_trainer.merge.recipe import Recipe, alpha_name
 from cupel_trainer.merge.report import Report, TensorRow, write_report
@@ -106,10 +106,14 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     ]
     finals = [out / name for name in prepared.names]
     outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
+    sizing = Sizing.within(recipe.memory_bytes, blending)
     _check_room(out, outputs)
-    with _claimed(out, _plan(prepared), finals):
+    with _claimed(out, _plan(prepared), finals) as resumed:
         try:
-            rows = _fill(prepared, outputs, progress)
+            if not resumed:
+                for output in outputs:
+                    output.discard()  # at most a journal, of a merge that was killed at its end
+            rows = _fill(prepared, outputs, sizing, progress)
             _finish(prepared, outputs, rows)
         except MergeRefused:
             for output in outputs:
@@ -120,6 +124,8 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
                 output.close()
         report = Report.of(prepared.names, prepared.warnings, rows)
         write_report(report, out)
+    for output in outputs:
+        output.forget_journal()
     return Merged(tuple(finals), report)
 
 
@@ -146,8 +152,8 @@ def _plan(prepared: Prepared) -> str:
 
 
 @contextmanager
-def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[None]:
-    """Holds the output folder for this merge, which may go on with a killed one of the same plan."""
+def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
+    """Holds the output folder for a merge; yields whether one of its plan was killed there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         marker = out / MARKER
@@ -176,7 +182,7 @@ def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[None]:
         os.pwrite(descriptor, plan.encode(), 0)
         os.fsync(descriptor)
         try:
-            yield
+            yield bool(said)
         except MergeRefused:
             marker.unlink()
             raise
@@ -197,7 +203,7 @@ def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
 
 
 def _fill(
-    prepared: Prepared, outputs: Sequence[PartialOutput], progress: Progress
+    prepared: Prepared, outputs: Sequence[PartialOutput], sizing: Sizing, progress: Progress
 ) -> dict[str, TensorRow]:
     """Writes all tensors of all outputs; returns what is known of each tensor."""
     blending = prepared.blending
@@ -231,7 +237,7 @@ def _fill(
     run_pass(
         blending,
         outputs,
-        memory_bytes=prepared.recipe.memory_bytes,
+        sizing=sizing,
         skip=skip,
         finished=note,
         progress=read,
@@ -255,8 +261,6 @@ def _finish(
     for index, output in enumerate(outputs):
         if not output.final.exists():
             output.finish(make_manifest(prepared, index, output.layout, rows).content())
-    for output in outputs:
-        output.forget_journal()
 
 
 def make_manifest(

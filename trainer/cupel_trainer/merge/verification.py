@@ -10,7 +10,7 @@ from pathlib import Path
 from cupel_trainer.errors import TrainerError
 from cupel_trainer.merge.checkpoint import INDEX, MANIFEST, open_checkpoint
 from cupel_trainer.merge.manifest import Manifest, merge_digest, read_manifest, tensors_digest
-from cupel_trainer.merge.one_pass import TensorDone, run_pass
+from cupel_trainer.merge.one_pass import Sizing, TensorDone, run_pass
 from cupel_trainer.merge.places import Window, place_of
 from cupel_trainer.merge.recipe import make_recipe
 from cupel_trainer.merge.sweep import Prepared, prepare
@@ -112,7 +112,7 @@ def _recompute(found: Verified, memory_bytes: int, progress: Callable[[int, int]
     run_pass(
         prepared.blending,
         [_Nowhere()],
-        memory_bytes=memory_bytes,
+        sizing=Sizing.within(memory_bytes, prepared.blending),
         finished=rows.__setitem__,
         progress=read,
     )
