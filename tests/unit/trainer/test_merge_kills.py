@@ -110,6 +110,21 @@ def test_a_disk_that_fills_up_in_mid_merge_is_said_and_gone_on_with(tmp_path: Pa
     assert content(merge(low, high, alphas=[0.5], out=tmp_path / "out").folders[0]) == expected
 
 
+def test_many_shards_of_many_outputs_are_not_stopped_by_the_limit_of_open_files(
+    tmp_path: Path,
+) -> None:
+    import resource
+
+    low, high = write_pair(tmp_path, shards=11)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        merged = merge(low, high, alphas=[n / 8 for n in range(9)], out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert all((folder / "cupel_merge.json").exists() for folder in merged.folders)
+
+
 @pytest.mark.parametrize("change", ["tensor", "file", "missing", "digest"])
 def test_verify_finds_what_was_changed(tmp_path: Path, change: str) -> None:
     from cupel_trainer.merge.verification import verify

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ from cupel_trainer.merge.report import Report, TensorRow, write_report
 
 MARKER = ".cupel-merge"
 """Stands in the output folder while a merge is under way, with what it is making."""
+
+_OTHER_FILES = 256
+"""Open files that are none of ours: of the process that merges."""
 
 Progress = Callable[[int, int], None]
 """Called with bytes read so far and bytes to read."""
@@ -108,6 +112,7 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
     sizing = Sizing.within(recipe.memory_bytes, blending)
     _check_room(out, outputs)
+    _allow_open_files(blending, outputs)
     with _claimed(out, _plan(prepared), finals) as resumed:
         try:
             if not resumed:
@@ -200,6 +205,21 @@ def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
         raise OutputError(
             f"{out}: the outputs need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
         )
+
+
+def _allow_open_files(blending: Blending, outputs: Sequence[PartialOutput]) -> None:
+    """Raises the limit of open files where many shards of many outputs need it."""
+    needed = sum(len(each.files) for each in blending.inputs)
+    needed += sum(2 * len(output.layout.files) + 1 for output in outputs) + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if needed > hard != resource.RLIM_INFINITY:
+        raise OutputError(
+            f"{needed} files are open at one time, this process may open {hard}: raise the limit "
+            "(ulimit -Hn), or make fewer outputs at a time"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _fill(
