@@ -316,9 +316,9 @@ class Worker:
             block = Block(offset + start, decoded.anchor, decoded.deltas)
             reach = self._reach(entry, block)
             gram = observe_inputs(sums, block, self._signs)
+            entering = method.deltas(entry, block, observed)
             for index in blended:
                 rule = rules[index]
-                entering = method.deltas(index, entry, block, observed)
                 of_output = sums.outputs[index]
                 exact = self._buffers.exact[: block.anchor.numel()]
                 rounded = values[index][start : start + BLOCK]

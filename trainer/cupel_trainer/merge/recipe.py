@@ -50,7 +50,9 @@ class Recipe(BaseModel):
     out: Path = Field(description="Folder in which each output gets one of its own.")
     method: str = Field("linear", description="See `cupel merge methods`.")
     alphas: tuple[Finite, ...] = Field(
-        (), description="Of a sweep: 0 is the low end, 1 the high one; any other is allowed."
+        (),
+        description="Of a sweep: 0 is the low end, 1 the high one; any other is allowed. "
+        "Other methods: see `cupel merge methods`.",
     )
     coefficients: tuple[tuple[Finite, ...], ...] = Field(
         (), description="One row per output, one number per input, instead of alphas."
@@ -72,7 +74,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _has_outputs(self) -> Self:
-        if bool(self.alphas) == bool(self.coefficients):
+        if self.alphas and self.coefficients:  # some methods need neither
             raise ValueError("give either alphas or coefficients")
         for row in self.coefficients:
             if len(row) != len(self.inputs):

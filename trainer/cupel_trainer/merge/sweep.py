@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cupel_trainer.errors import MergeRefused, OutputError
 from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
-from cupel_trainer.merge.catalog import make_method
+from cupel_trainer.merge.catalog import find_entry, make_method
 from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
 from cupel_trainer.merge.manifest import (
     InputRecord,
@@ -24,7 +24,6 @@ from cupel_trainer.merge.manifest import (
     tensors_digest,
     versions,
 )
-from cupel_trainer.merge.methods.contract import Method
 from cupel_trainer.merge.one_pass import Blending, Sizing, TensorDone, run_pass
 from cupel_trainer.merge.outputs import OutputLayout, PartialOutput, layout_like
 from cupel_trainer.merge.recipe import Recipe, alpha_name
@@ -70,21 +69,23 @@ def prepare(recipe: Recipe) -> Prepared:
     if any(each.adapter for each in inputs):
         raise MergeRefused("these are LoRA adapters")  # replaced by the adapter's own path
     warnings = check_agreement(inputs)
-    method = make_method(recipe)
-    count = len(recipe.alphas) or len(recipe.coefficients)
+    method = make_method(recipe, inputs)
+    count = len(recipe.alphas) or len(recipe.coefficients) or 1
     dtype = recipe.dtype.code if recipe.dtype else None
     if dtype and all(
         entry.dtype == dtype for entry in inputs[0].tensors.values() if entry.dtype in FLOATS
     ):
         dtype = None
-    copies = [None if dtype else _copied(method, inputs, index) for index in range(count)]
+    entries = [entry for each in inputs for entry in each.tensors.values()]
+    copies = [None if dtype else method.copied(index, entries) for index in range(count)]
     if recipe.alphas:
         names = tuple(alpha_name(alpha) for alpha in recipe.alphas)
     elif count == 1:
         names = (recipe.method,)
     else:
         names = tuple(f"{recipe.method}_{index + 1}" for index in range(count))
-    alphas = recipe.alphas or (None,) * count
+    on_line = recipe.alphas and find_entry(recipe.method).between_ends
+    alphas = recipe.alphas if on_line else (None,) * count
     return Prepared(recipe, Blending(inputs, method, copies, dtype), names, alphas, warnings)
 
 
@@ -132,20 +133,6 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     for output in outputs:
         output.forget_journal()
     return Merged(tuple(finals), report)
-
-
-def _copied(method: Method, inputs: Sequence[Checkpoint], output: int) -> int | None:
-    """The input that an output equals, if every tensor's rule says so."""
-    if method.reads_ahead:
-        return None
-    found: set[int | None] = set()
-    for entry in inputs[0].tensors.values():
-        rule = method.rule(output, entry, None)
-        ones = [index + 1 for index, value in enumerate(rule.coefficients) if value == 1.0]
-        if rule.scale != 1.0 or any(value not in (0.0, 1.0) for value in rule.coefficients):
-            return None
-        found.add(ones[0] if len(ones) == 1 else None if ones else 0)
-    return found.pop() if len(found) == 1 else None
 
 
 def _plan(prepared: Prepared) -> str:
