@@ -31,7 +31,7 @@ class Option:
     def range(self) -> str:
         """In words: `0 < density <= 1` without the name."""
         signs = "above" if self.above_least else "from"
-        return f"{'an integer ' if self.whole else ''}{signs} {self.least:g} to {self.most:g}"
+        return f"{'an integer ' if self.whole else ''}{signs} {self.least:.10g} to {self.most:.10g}"
 
     def allows(self, value: float) -> bool:
         """Whether a value is in range."""
@@ -240,7 +240,7 @@ _BASE = "BASE MODEL..."
 _OWN_LAMBDAS = "1 for BASE, then one lambda per MODEL"
 _DROP = {
     "density": Option("the part of each model's changes that is kept", None, 0.0, 1.0, True),
-    "seed": Option("another one drops others", 0.0, 0.0, 2.0**53, whole=True),
+    "seed": Option("another one drops others", 0.0, 0.0, 2.0**32 - 1, whole=True),
 }
 
 METHODS = {

@@ -178,6 +178,7 @@ def list_methods() -> None:
             lines.append(f"--option {option}: {spec.meaning}; {spec.range}; {default}")
         for line in lines:
             typer.echo(f"{'':16} {line}")
+    typer.echo("The first input is x_0 (LOW, ZERO_SHOT, INITIAL, BASE): changes count from it.")
 
 
 def _show(merged: Merged, recipe: Recipe) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cupel_trainer.errors import MergeRefused, OutputError
+from cupel_trainer.merge.adapter import AdapterBlending, LowRank
+from cupel_trainer.merge.adapter_agreement import check_adapters, open_adapters
 from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
 from cupel_trainer.merge.catalog import find_entry, make_method
 from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
@@ -24,8 +26,14 @@ from cupel_trainer.merge.manifest import (
     tensors_digest,
     versions,
 )
-from cupel_trainer.merge.one_pass import Blending, Sizing, TensorDone, run_pass
-from cupel_trainer.merge.outputs import OutputLayout, PartialOutput, layout_like
+from cupel_trainer.merge.one_pass import (
+    Blending,
+    Sizing,
+    TensorDone,
+    hashes_of_input,
+    hashes_of_output,
+)
+from cupel_trainer.merge.outputs import OutputLayout, PartialOutput
 from cupel_trainer.merge.recipe import Recipe, alpha_name
 from cupel_trainer.merge.report import Report, TensorRow, write_report
 
@@ -44,7 +52,7 @@ class Prepared:
     """A merge that has been checked and can begin."""
 
     recipe: Recipe
-    blending: Blending
+    blending: Blending | AdapterBlending
     names: tuple[str, ...]
     alphas: tuple[float | None, ...]
     warnings: tuple[str, ...]
@@ -66,17 +74,16 @@ def prepare(recipe: Recipe) -> Prepared:
         MergeRefused: They do not fit together, or the recipe makes no sense.
     """
     inputs = tuple(open_checkpoint(location) for location in recipe.inputs)
-    if any(each.adapter for each in inputs):
-        raise MergeRefused("these are LoRA adapters")  # replaced by the adapter's own path
-    warnings = check_agreement(inputs)
+    adapters = open_adapters(inputs) if any(each.adapter for each in inputs) else None
+    warnings = check_adapters(adapters) if adapters else check_agreement(inputs)
     method = make_method(recipe, inputs)
+    if adapters:
+        method = LowRank(method)
     count = len(recipe.alphas) or len(recipe.coefficients) or 1
     dtype = recipe.dtype.code if recipe.dtype else None
-    if dtype and all(
-        entry.dtype == dtype for entry in inputs[0].tensors.values() if entry.dtype in FLOATS
-    ):
-        dtype = None
     entries = [entry for each in inputs for entry in each.tensors.values()]
+    if dtype and all(entry.dtype == dtype for entry in entries if entry.dtype in FLOATS):
+        dtype = None
     copies = [None if dtype else method.copied(index, entries) for index in range(count)]
     if recipe.alphas:
         names = tuple(alpha_name(alpha) for alpha in recipe.alphas)
@@ -86,7 +93,12 @@ def prepare(recipe: Recipe) -> Prepared:
         names = tuple(f"{recipe.method}_{index + 1}" for index in range(count))
     on_line = recipe.alphas and find_entry(recipe.method).between_ends
     alphas = recipe.alphas if on_line else (None,) * count
-    return Prepared(recipe, Blending(inputs, method, copies, dtype), names, alphas, warnings)
+    blending = (
+        AdapterBlending(adapters, method, copies, dtype)
+        if adapters
+        else Blending(inputs, method, copies, dtype)
+    )
+    return Prepared(recipe, blending, names, alphas, warnings)
 
 
 def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Merged:
@@ -106,12 +118,10 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     """
     recipe, blending = prepared.recipe, prepared.blending
     out = recipe.out
-    layouts = [
-        layout_like(blending.inputs[source or 0], blending.dtype) for source in blending.copies
-    ]
+    layouts = [blending.layout(index) for index in range(len(blending.copies))]
     finals = [out / name for name in prepared.names]
     outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
-    sizing = Sizing.within(recipe.memory_bytes, blending)
+    sizing = blending.size(recipe.memory_bytes)
     _check_room(out, outputs)
     _allow_open_files(blending, outputs)
     with _claimed(out, _plan(prepared), finals) as resumed:
@@ -219,8 +229,7 @@ def _fill(
     for output in outputs:
         if not output.final.exists():
             output.prepare()
-    total = sum(entry.size_bytes for entry in blending.inputs[0].tensors.values())
-    total *= len(blending.inputs)
+    total = sum(entry.size_bytes for each in blending.inputs for entry in each.tensors.values())
     read_bytes = 0
     progress(0, total)
 
@@ -228,7 +237,7 @@ def _fill(
         return frozenset(index for index, done in enumerate(had) if tensor in done)
 
     def note(tensor: str, done: TensorDone) -> None:
-        row = TensorRow.of(tensor, blending, done)
+        row = TensorRow.of(tensor, blending.copies, done)
         for index, sha256 in done.outputs.items():
             outputs[index].note(tensor, sha256, row.journal(index))
         for index, earlier in enumerate(had):
@@ -241,8 +250,7 @@ def _fill(
         read_bytes += count
         progress(read_bytes, total)
 
-    run_pass(
-        blending,
+    blending.run(
         outputs,
         sizing=sizing,
         skip=skip,
@@ -250,7 +258,7 @@ def _fill(
         progress=read,
     )
     for position, checkpoint in enumerate(blending.inputs):
-        _check_tied(checkpoint, {name: row.inputs[position] for name, row in rows.items()})
+        _check_tied(checkpoint, hashes_of_input(rows, position))
     return rows
 
 
@@ -289,7 +297,7 @@ def make_manifest(
             tensors=hashes,
         )
         for position, checkpoint in enumerate(blending.inputs)
-        for hashes in [{name: rows[name].inputs[position] for name in sorted(rows)}]
+        for hashes in [hashes_of_input(rows, position)]
     )
     parameters = method.parameters(index)
     files = dict(layout.side_files)
@@ -307,7 +315,7 @@ def make_manifest(
             method.formula, parameters, blending.dtype, [each.digest for each in inputs]
         ),
         inputs=inputs,
-        tensors={name: rows[name].outputs[index] for name in sorted(rows)},
+        tensors=hashes_of_output(rows, index),
         files={name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
         versions=versions(),
     )
