@@ -245,13 +245,13 @@ def _hashes(raws: Mapping[int, tuple[memoryview, ...]], which: int) -> dict[int,
 
 def _rounded(exact: torch.Tensor, dtype: str, name: str) -> tuple[torch.Tensor, memoryview]:
     out = torch.empty(exact.shape, dtype=TORCH_DTYPES[dtype])
-    rounded = round_to(exact, dtype, out)
-    if not torch.isfinite(rounded).all():
+    round_to(exact.view(-1), dtype, out.view(-1))
+    if not torch.isfinite(out).all():
         raise MergeRefused(
             f"tensor {name} would hold inf: its values overflow the output's dtype; "
             "choose a smaller alpha or a wider --dtype"
         )
-    return rounded, out.view(-1).view(torch.uint8).numpy().data
+    return out, out.view(-1).view(torch.uint8).numpy().data
 
 
 def _write(sink: Sink, name: str, content: memoryview) -> str:

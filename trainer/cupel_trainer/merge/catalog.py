@@ -77,8 +77,6 @@ def make_method(recipe: Recipe, inputs: Sequence[Checkpoint]) -> Method:
         raise MergeRefused(f"{name} takes no alphas")
     if recipe.coefficients and not entry.coefficients:
         raise MergeRefused(f"{name} takes no coefficients")
-    if not recipe.alphas and not recipe.coefficients and (entry.alphas or entry.coefficients):
-        raise MergeRefused(f"{name} needs alphas: {entry.alphas}; for example --alphas=0.5,1")
     if entry.two_ends and recipe.alphas and len(recipe.inputs) != 2:
         said = f"{name} with alphas takes two checkpoints ({entry.inputs}), not "
         hint = "; give coefficients instead" if entry.coefficients else ""

@@ -337,7 +337,8 @@ class Worker:
     ) -> Iterator[tuple[int, Block]]:
         stretch = [decode(raw, entry.dtype) for raw in raws]
         for start in range(0, stretch[0].numel(), BLOCK):
-            values = [each[start : start + BLOCK].double() for each in stretch]
+            # Copies also where they are float64 already: what was read is used again.
+            values = [each[start : start + BLOCK].to(torch.float64, copy=True) for each in stretch]
             deltas = tuple(value.sub_(values[0]) for value in values[1:])
             yield start, Block(start, values[0], deltas)
 

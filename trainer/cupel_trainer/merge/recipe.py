@@ -12,6 +12,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cupel_trainer.errors import MergeRefused
+from cupel_trainer.merge.catalog import METHODS
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -74,8 +75,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _has_outputs(self) -> Self:
-        if self.alphas and self.coefficients:  # some methods need neither
-            raise ValueError("give either alphas or coefficients")
+        method = METHODS.get(self.method)  # an unknown one is refused with its name later
+        takes = method is not None and bool(method.alphas or method.coefficients)
+        if bool(self.alphas) == bool(self.coefficients) and (takes or self.alphas):
+            said = f"; to {self.method}, alphas are {method.alphas}" if method else ""
+            raise ValueError(f"give either alphas or coefficients{said}")
         for row in self.coefficients:
             if len(row) != len(self.inputs):
                 raise ValueError(f"{len(self.inputs)} inputs, but a row of {len(row)} coefficients")
