@@ -191,9 +191,10 @@ def _task_arithmetic(
 
 
 def _lines(recipe: Recipe, inputs: Sequence[Checkpoint], options: Mapping[str, float]) -> Method:
+    from cupel_trainer.merge.lora import base_name
     from cupel_trainer.merge.methods.lines import Lines, count_layers
 
-    depths = count_layers(name for each in inputs for name in each.tensors)
+    depths = count_layers(base_name(name) for each in inputs for name in each.tensors)
     return Lines(recipe.alphas, len(inputs) - 1, options["first"], options["last"], depths)
 
 
