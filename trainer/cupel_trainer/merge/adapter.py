@@ -100,7 +100,7 @@ class AdapterBlending:
         return OutputLayout((layout,), None, side_files)
 
     def size(self, memory_bytes: int) -> Sizing:
-        """What the pass over whole weights may take; a module is held at once, whatever its size."""
+        """What the pass over whole weights may take; a module is held at once in any case."""
         whole = self._whole()
         return Sizing.within(memory_bytes, whole) if whole is not None else Sizing(1, BLOCK)
 
