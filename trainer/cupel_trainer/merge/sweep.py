@@ -204,7 +204,9 @@ def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
         )
 
 
-def _allow_open_files(blending: Blending, outputs: Sequence[PartialOutput]) -> None:
+def _allow_open_files(
+    blending: Blending | AdapterBlending, outputs: Sequence[PartialOutput]
+) -> None:
     """Raises the limit of open files where many shards of many outputs need it."""
     needed = sum(len(each.files) for each in blending.inputs)
     needed += sum(2 * len(output.layout.files) + 1 for output in outputs) + _OTHER_FILES
