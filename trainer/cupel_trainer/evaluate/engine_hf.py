@@ -147,7 +147,8 @@ def _load(checkpoint: str, dtype: str, device: str) -> tuple[Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).eval()
+        loader: Any = AutoModelForCausalLM
+        model = loader.from_pretrained(checkpoint, dtype=dtype).eval()
         return tokenizer, model.to(torch.device(device))
     # What transformers raises where files are missing, torn, or of another model.
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

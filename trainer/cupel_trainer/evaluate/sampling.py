@@ -19,6 +19,12 @@ from cupel_trainer.evaluate.records import Sample, SamplesHeader
 
 SAMPLES_MAX = 1000
 """Most samples per problem."""
+CHUNK = 16
+"""Samples of one problem that are drawn before the next problem's turn comes, at least.
+
+A run that is stopped early has about as many samples of each problem, and an engine meets a prompt
+again while it still remembers it.
+"""
 SEEDS = 2**31
 """Seeds are below this: every engine and endpoint takes them."""
 
@@ -114,30 +120,37 @@ def draw_samples(
         ignored.add("checkpoint.path")
     with appending(out, header, ignored=frozenset(ignored)) as file:
         held = _read_held(out)
-        seed = header.sampling.seed
-        tasks = [
-            Task(problem, number, sample_seed(seed, problem, number))
-            for problem in problems
-            for number in range(count)
-        ]
-        missing = {(task.problem, task.sample) for task in tasks} - held
-        progress = Progress(len(tasks) - len(missing), len(tasks), 0, 0)
+        wanted = {(problem, number) for problem in problems for number in range(count)}
+        missing = wanted - held
+        progress = Progress(len(wanted) - len(missing), len(wanted), 0, 0)
         show(progress)
         if not missing:
             return progress
         with open_policy() as policy:
+            tasks = _ordered(problems, count, header.sampling.seed, policy.together)
             for samples in policy.answer(_whole_batches(tasks, missing, policy.together)):
                 fresh = [each for each in samples if (each.problem, each.sample) in missing]
                 file.append(fresh)
                 missing.difference_update((each.problem, each.sample) for each in fresh)
                 progress = Progress(
-                    len(tasks) - len(missing),
-                    len(tasks),
+                    len(wanted) - len(missing),
+                    len(wanted),
                     progress.tokens + sum(each.completion_tokens for each in samples),
                     progress.cut + sum(each.finish_reason == "length" for each in fresh),
                 )
                 show(progress)
     return progress
+
+
+def _ordered(problems: Sequence[str], count: int, run_seed: int, together: int) -> list[Task]:
+    """All tasks of a run, in the order in which they are drawn."""
+    chunk = max(CHUNK, together)
+    return [
+        Task(problem, number, sample_seed(run_seed, problem, number))
+        for start in range(0, count, chunk)
+        for problem in problems
+        for number in range(start, min(start + chunk, count))
+    ]
 
 
 def _whole_batches(
