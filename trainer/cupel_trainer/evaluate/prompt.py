@@ -84,7 +84,8 @@ def render_prompts(
             entry.id: compiled.render(_variables(entry, entry.language or language)).strip()
             for entry in entries
         }
-    except jinja2.TemplateError as error:
+    # A template is a program: besides Jinja's errors, its expressions raise those of Python.
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         line = getattr(error, "lineno", None)
         where = f"{template.name}, line {line}" if line else template.name
         raise PromptError(f"{where}: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ SYNC_EVERY_S = 1.0
 """How much of what was appended a power failure may take, in seconds. kill -9 takes nothing."""
 
 _BLOCK_BYTES = 1 << 16
+_HEADER_BYTES_MAX = 1 << 20
 
 _Record = TypeVar("_Record", bound=Record)
 
@@ -55,7 +57,7 @@ def read_header(path: Path, model: type[_Record]) -> _Record:
     """
     try:
         with path.open("rb") as file:
-            first = file.readline()
+            first = file.readline(_HEADER_BYTES_MAX)
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}") from error
     if not first.endswith(b"\n"):
@@ -193,6 +195,8 @@ def appending(
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RecordsError(f"{path} is no ordinary file")
         _lock(path, descriptor)
         appender = Appender(path, descriptor)
         if _is_new(path, descriptor, header):
