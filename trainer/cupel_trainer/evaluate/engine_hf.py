@@ -48,6 +48,7 @@ class HfEngine:
         self._chat = chat
         self._batch_size = batch_size
         self._end_ids = _end_ids(self._model, self._tokenizer)
+        self._model.generation_config = _generation_config()  # see there
         if self._tokenizer.pad_token_id is None:  # padding is masked: any token will do
             self._tokenizer.pad_token_id = self._end_ids[0] if self._end_ids else 0
 
@@ -104,26 +105,15 @@ class HfEngine:
             ids = self._model.generate(
                 input_ids=inputs["input_ids"],  # (B, width), padded on the left
                 attention_mask=inputs["attention_mask"],
-                generation_config=self._generation_config(
-                    min(sampling.max_tokens, self._context_tokens - width)
+                generation_config=_generation_config(
+                    max_new_tokens=min(sampling.max_tokens, self._context_tokens - width),
+                    eos_token_id=self._end_ids or None,
+                    pad_token_id=self._tokenizer.pad_token_id,
                 ),
                 logits_processor=_processors(sampling, seeds, self._model.device),
             )
         new: list[list[int]] = ids[:, width:].tolist()  # (B, new)
         return new
-
-    def _generation_config(self, new_tokens: int) -> object:
-        """A config of our own: the checkpoint's may hold top-k or a repetition penalty."""
-        from transformers import GenerationConfig
-
-        config: Any = GenerationConfig  # it has no types
-        made: object = config(
-            do_sample=False,  # the noise is ours: see the top of this file
-            max_new_tokens=new_tokens,
-            eos_token_id=self._end_ids or None,
-            pad_token_id=self._tokenizer.pad_token_id,
-        )
-        return made
 
     def _completion(self, index: int, prompt_tokens: int, new: list[int]) -> Completion:
         ended = next((place for place, token in enumerate(new) if token in self._end_ids), None)
@@ -141,18 +131,36 @@ class HfEngine:
 def _load(checkpoint: str, dtype: str, device: str) -> tuple[Any, Any]:
     """The tokenizer, and the model on its device."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader: Any = AutoModelForCausalLM
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
-        loader: Any = AutoModelForCausalLM
-        model = loader.from_pretrained(checkpoint, dtype=dtype).eval()
-        return tokenizer, model.to(torch.device(device))
+        model, found = loader.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
+        model = model.eval().to(torch.device(device))
     # What transformers raises where files are missing, torn, or of another model.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise EngineError(f"{checkpoint} cannot be loaded: {error}") from error
+    # transformers itself goes on, with random numbers in their place.
+    if missing := sorted(found["missing_keys"]):
+        raise EngineError(f"{checkpoint} lacks {len(missing)} tensors, such as {missing[0]}")
+    return tokenizer, model
+
+
+def _generation_config(**fields: int | list[int] | None) -> object:
+    """What `generate` does beyond our processors: nothing, but to end.
+
+    It would fill what is not set here from the model's own config, which may hold top-k or a
+    repetition penalty: the model gets an empty one in place of that.
+    """
+    from transformers import GenerationConfig
+
+    config: Any = GenerationConfig  # it has no types
+    made: object = config(do_sample=False, **fields)  # the noise is ours: see the top of this file
+    return made
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
