@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,9 @@ from cupel_trainer.evaluate.records import CheckpointRef
 
 MANIFEST = "cupel_merge.json"
 """What `cupel merge` writes into the folder of each checkpoint that it makes."""
+
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class _Merge(BaseModel):
@@ -62,13 +66,16 @@ def split_served_path(path: str) -> tuple[str, str]:
     return base_url, model
 
 
-def check_unchanged(ref: CheckpointRef) -> None:
-    """Makes sure that a checkpoint which is known by its digest is still the same one.
+def check_loadable(ref: CheckpointRef) -> None:
+    """Makes sure, before anything is written or loaded, that there is a checkpoint, and the same.
 
     Raises:
-        CheckpointError: Its folder holds another, or its manifest cannot be read.
+        CheckpointError: There is no such folder, and it is no name on a hub; or its folder holds
+            another checkpoint than the digest says.
     """
     folder = Path(ref.path)
+    if not folder.is_dir() and not _HUB_NAME.fullmatch(ref.path):
+        raise CheckpointError(f"{ref.path}: no such folder, nor a model's name as `owner/model`")
     if ref.digest and folder.is_dir() and _read_merge(folder).digest != ref.digest:
         raise CheckpointError(
             f"{folder} holds another checkpoint than {ref.name!r}, whose digest is {ref.digest}: "

@@ -13,7 +13,12 @@ import typer
 from cupel.errors import CupelError
 from cupel_trainer.command_errors import errors_reported
 from cupel_trainer.errors import ProblemSetError
-from cupel_trainer.evaluate.problem_set import Registered, read_problem_set, select
+from cupel_trainer.evaluate.problem_set import (
+    Registered,
+    is_at_service,
+    read_problem_set,
+    select,
+)
 from cupel_trainer.evaluate.record_file import read_header
 from cupel_trainer.evaluate.records import SamplesHeader
 from cupel_trainer.evaluate.selection_options import (
@@ -70,14 +75,14 @@ def evaluate(
         source = problems or read_header(samples, SamplesHeader).problems
         if not source:
             raise ProblemSetError(f"{samples} does not say its problem set: give --problems")
-        entries = select(
-            read_problem_set(source, url), selection_of(since, until, difficulty, release, limit)
-        )
-        if not url and any(isinstance(entry.tests, Registered) for entry in entries):
+        selection = selection_of(since, until, difficulty, release, limit)
+        entries = () if is_at_service(source) and not url else read_problem_set(source, url)
+        if not url and all(isinstance(entry.tests, Registered) for entry in entries):
             raise ProblemSetError(
                 "the tests of this problem set are at a service: say at which, with --url or "
                 "CUPEL_URL"
             )
+        entries = select(entries, selection)
         with _progress() as show:
             evaluation = Evaluation(samples, entries, out, show)
             try:

@@ -150,7 +150,7 @@ def read_problem_set(source: str, url: str | None = None) -> tuple[ProblemEntry,
         ProblemSetError: The set cannot be read, or a problem is not valid; names line and reason.
         CupelError: The service cannot be asked.
     """
-    if source == SERVICE or source.startswith(f"{SERVICE}:"):
+    if is_at_service(source):
         return _registered(source, url)
     path = Path(source)
     if path.is_dir():
@@ -166,6 +166,11 @@ def read_problem_set(source: str, url: str | None = None) -> tuple[ProblemEntry,
     if not found:
         raise ProblemSetError(f"{source} holds no problem")
     return found
+
+
+def is_at_service(source: str) -> bool:
+    """Whether a set of this name is what a service has registered."""
+    return source == SERVICE or source.startswith(f"{SERVICE}:")
 
 
 def select(entries: Iterable[ProblemEntry], selection: Selection) -> tuple[ProblemEntry, ...]:
@@ -308,7 +313,7 @@ def _registered(source: str, url: str | None) -> tuple[ProblemEntry, ...]:
     wanted = [name for name in source.removeprefix(SERVICE).removeprefix(":").split(",") if name]
     if len(set(wanted)) != len(wanted):
         raise ProblemSetError(f"{source}: a problem is named twice")
-    with Client(url) as client:
+    with Client(url, patience_s=1.0) as client:
         known = {problem.id: problem for problem in client.problems.list()}
     if lacking := [name for name in wanted if name not in known]:
         raise ProblemSetError(f"no problem {lacking[0]!r} is registered at the service")

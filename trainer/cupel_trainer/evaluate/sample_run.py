@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cupel_trainer.errors import EngineError, PromptError
 from cupel_trainer.evaluate.checkpoints import (
-    check_unchanged,
+    check_loadable,
     describe_checkpoint,
     split_served_path,
 )
@@ -74,7 +74,7 @@ def checkpoint_run(
     """The run of a single checkpoint; see `describe_checkpoint`.
 
     Raises:
-        CheckpointError: Its merge manifest cannot be read.
+        CheckpointError: There is none, or its merge manifest cannot be read.
         EngineError: The engine `openai` needs to know where.
     """
     served = sampling.engine == "openai"
@@ -83,6 +83,8 @@ def checkpoint_run(
     ref = describe_checkpoint(
         checkpoint, name=name, alpha=alpha, base_url=base_url if served else ""
     )
+    if not served:
+        check_loadable(ref)
     return SampleRun(out, SamplesHeader(checkpoint=ref, sampling=sampling), count)
 
 
@@ -112,8 +114,9 @@ def plan_runs(
                 f"{template.name} when the plan was chosen: name it with --template (SHA-256 "
                 f"{member.sampling.template})"
             )
-        check_unchanged(member.checkpoint)
         header = SamplesHeader(checkpoint=member.checkpoint, sampling=changed(member.sampling))
+        if header.sampling.engine != "openai":
+            check_loadable(member.checkpoint)
         runs.append(SampleRun(folder / _file_name(number, member), header, member.samples))
     return runs
 
