@@ -47,7 +47,9 @@ class HeldOut(Record):
     splits: int = Field(ge=1, description="How many times the problems were halved.")
     problems: int = Field(ge=2)
     agreement: float = Field(
-        ge=0, le=1, description="Share of the halves that chose exactly the plan's split."
+        ge=0,
+        le=1,
+        description="Mean share of the budget that the halves' splits share with the plan.",
     )
 
 
@@ -68,12 +70,18 @@ class Plan(Record):
     members: tuple[PlanMember, ...] = Field(min_length=1)
     setting: Setting = Setting.REASONING
     problem_set: str = Field("", description="SHA-256 of the problem set that it was chosen on.")
-    method: Literal["exact", "greedy"] = Field(description="How the split was searched.")
+    selection: str = Field(
+        "", description="Which of its problems, in words: a difficulty, dates; empty for all."
+    )
+    method: Literal["exact", "greedy"] = Field(
+        description="Every split over at most `members_max` members, or greedy with exchanges."
+    )
+    members_max: int | None = Field(None, description="The search's limit; null for none.")
     chosen_pass: float = Field(
         ge=0, le=1, description="pass@K on the problems it was chosen on: biased upwards."
     )
     upper_bound: float = Field(
-        ge=0, description="No split over the given checkpoints does better on these problems."
+        ge=0, description="No split over any number of these checkpoints does better on them."
     )
     single: CheckpointRef = Field(description="The best single checkpoint on all problems.")
     single_pass: float = Field(ge=0, le=1, description="Its pass@K on the same problems.")
