@@ -18,7 +18,7 @@ def make_checkpoint(
     chat: bool = True,
     context_tokens: int = 2048,
 ) -> Path:
-    """Writes a checkpoint of some 20,000 random weights."""
+    """Writes a checkpoint of some 100,000 random weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
@@ -51,8 +51,8 @@ def make_checkpoint(
     model(
         config(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=64,  # heads of 32: vLLM knows no smaller ones on the CPU
+            intermediate_size=128,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=1,

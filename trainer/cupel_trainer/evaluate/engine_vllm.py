@@ -86,14 +86,37 @@ class VllmEngine:
                     )
                 if not indices:
                     return
-                finished = [output for output in engine.step() if output.finished]
+                finished = [output for output in self._step() if output.finished]
                 if finished:
                     yield [
-                        _completion(indices.pop(output.request_id), output) for output in finished
+                        self._completion(indices.pop(output.request_id), output)
+                        for output in finished
                     ]
-        finally:
-            if indices:  # the caller stops early
-                engine.abort_request(list(indices))
+        except GeneratorExit:  # the caller stops early
+            engine.abort_request(list(indices))
+            raise
+
+    # Any: vLLM has no types that mypy --strict can use.
+    def _step(self) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            outputs: list[Any] = self._llm.llm_engine.step()
+        except (EngineDeadError, RuntimeError) as error:
+            raise EngineError(
+                f"vLLM failed with {self._checkpoint}, its log above says why: {error}"
+            ) from error
+        return outputs
+
+    def _completion(self, index: int, output: Any) -> Completion:
+        (drawn,) = output.outputs
+        return Completion(
+            index=index,
+            text=self._tokenizer.decode(drawn.token_ids, skip_special_tokens=True),
+            prompt_tokens=len(output.prompt_token_ids),
+            completion_tokens=len(drawn.token_ids),
+            finish_reason=drawn.finish_reason or "",
+        )
 
     def close(self) -> None:
         """Ends vLLM's process, and lets go of its memory."""
@@ -111,15 +134,5 @@ def _params(sampling: Sampling, seed: int) -> object:
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         seed=seed,
-    )
-
-
-def _completion(index: int, output: Any) -> Completion:
-    (drawn,) = output.outputs
-    return Completion(
-        index=index,
-        text=drawn.text,
-        prompt_tokens=len(output.prompt_token_ids),
-        completion_tokens=len(drawn.token_ids),
-        finish_reason=drawn.finish_reason or "",
+        detokenize=False,  # vLLM's text lacks the bytes of a character that was cut off
     )
