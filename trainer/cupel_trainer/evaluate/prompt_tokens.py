@@ -29,9 +29,11 @@ def encode_prompts(
         The tokens of each prompt.
 
     Raises:
-        EngineError: One leaves no room for a completion.
+        EngineError: One leaves no room for a completion, or has no token.
     """
     encoded = {prompt: _encode(tokenizer, prompt, chat) for prompt in set(prompts)}
+    if empty := [prompt for prompt, ids in encoded.items() if not ids]:
+        raise EngineError(f"the tokenizer of {checkpoint} has no token for {empty[0][:80]!r}")
     longest = max((len(ids) for ids in encoded.values()), default=0)
     if longest >= context_tokens:
         raise EngineError(
