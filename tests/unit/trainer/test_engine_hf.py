@@ -151,6 +151,12 @@ def test_a_prompt_that_is_too_long_is_said_before_anything_is_drawn(tmp_path: Pa
     assert cut.prompt_tokens + cut.completion_tokens <= 64
 
 
+def test_a_prompt_without_a_token_is_said(checkpoint: Path) -> None:
+    plain = HfEngine(str(checkpoint), device="cpu", chat=False)
+    with pytest.raises(EngineError, match="has no token for ''"):
+        draw(plain, [Request("", 1)])
+
+
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot be loaded"):
         HfEngine(str(tmp_path))

@@ -145,10 +145,12 @@ def test_inline_problems_are_registered_while_they_are_judged(
     assert set(fake.problems) == {"mine"}
 
 
+@pytest.mark.parametrize("status", [403, 507])
 def test_a_service_that_registers_nothing_gets_problems_inline(
-    fake: FakeCupel, samples: Path, tmp_path: Path
+    fake: FakeCupel, samples: Path, tmp_path: Path, status: int
 ) -> None:
-    fake.faults.extend([None, None, Refuse(403, "read only"), Refuse(403, "read only")])
+    # Info and list are answered; then both problems may ask at one time.
+    fake.faults.extend([None, None, Refuse(status, "read only"), Refuse(status, "read only")])
     out = tmp_path / "verdicts.jsonl"
     result = run(samples, "--out", out, "--url", fake.url)
     assert result.exit_code == 0, result.output

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from cupel import AsyncClient, CupelError, Problem, Refused
+from cupel import AsyncClient, CupelError, Problem, Refused, Unauthorized
 
 _log = logging.getLogger("cupel")
 
@@ -32,6 +32,7 @@ class Registrar:
     """
 
     def __init__(self, client: AsyncClient, cleaner: AsyncClient, out: Path) -> None:
+        self._allowed = True
         self._client = client
         self._cleaner = cleaner
         place = f"{socket.gethostname()} {out.resolve()}"
@@ -62,16 +63,24 @@ class Registrar:
             CupelError: The service is not there.
         """
         problem_id = self._prefix + digest[:32]
-        try:
-            await self._client.problems.add(problem_id, problem)
-        except Refused as error:
-            _log.warning("the service registers no problem (%s): sending it each time", error)
+        if not await self._add(problem_id, problem):
             yield problem
             return
         try:
             yield problem_id
         finally:
             await self._remove(problem_id)
+
+    async def _add(self, problem_id: str, problem: Problem) -> bool:
+        if not self._allowed:
+            return False
+        try:
+            await self._client.problems.add(problem_id, problem)
+        except Refused as error:
+            _log.warning("a problem is sent with each submission: it was not registered, %s", error)
+            self._allowed = not isinstance(error, Unauthorized)  # what is true of all is asked once
+            return False
+        return True
 
     async def _remove(self, problem_id: str) -> None:
         with suppress(CupelError):
