@@ -80,6 +80,7 @@ class FakeCupel:
     running: int = 0
     most_running: int = 0
     release: threading.Event | None = None  # judging waits for it, where given
+    no_puts: Refuse | None = None  # what every PUT gets, where given
     judging_errors: int = 0  # so many of the next submissions become JE, whatever they say
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -162,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.running += 1
             self.fake.most_running = max(self.fake.most_running, self.fake.running)
         try:
-            if isinstance(fault, Refuse):
+            if self.command == "PUT" and self.fake.no_puts is not None:
+                self._refuse(self.fake.no_puts)
+            elif isinstance(fault, Refuse):
                 self._refuse(fault)
             elif fault == CutAfter(0):
                 self.close_connection = True
