@@ -6,6 +6,7 @@ TrainerError
 ├── OutputError        an output exists already, does not fit on the disk, or cannot be written
 ├── RecordsError       a file of samples or verdicts cannot be read, or belongs to another study
 ├── ProblemSetError    a problem set cannot be read, or a problem in it is not valid
+├── PromptError        a prompt template cannot be read, or does not fit a problem
 ├── EngineError        a model or an inference engine cannot be loaded, reached, or does not obey
 └── StudyError         the verdicts do not allow the figure that was asked for
 """
@@ -35,6 +36,10 @@ class RecordsError(TrainerError):
 
 class ProblemSetError(TrainerError):
     """A problem set cannot be read, or a problem in it is not valid."""
+
+
+class PromptError(TrainerError):
+    """A prompt template cannot be read, or does not fit a problem."""
 
 
 class EngineError(TrainerError):

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cupel.schema import (
     FAILURE_CLASS,
+    Info,
     Judgement,
     JudgementsRequest,
     JudgementsResponse,
@@ -79,13 +80,29 @@ class FakeCupel:
     running: int = 0
     most_running: int = 0
     release: threading.Event | None = None  # judging waits for it, where given
+    no_puts: Refuse | None = None  # what every PUT gets, where given
+    judging_errors: int = 0  # so many of the next submissions become JE, whatever they say
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def judgement_of(submission: Submission) -> Judgement:
-    """AC if the program says `right`, JE if it says `je`, else WA."""
+INFO = Info(
+    version="1.2.3",
+    box="fake",
+    cgroup="v2",
+    seccomp=True,
+    user="ordinary",
+    slots=2,
+    physical_cores=2,
+    queue_capacity=4096,
+    toolchains=(),
+)
+
+
+def judgement_of(submission: Submission, verdict: Verdict | None = None) -> Judgement:
+    """AC if the program says `right`, JE if it says `je`, else WA; or the verdict given."""
     text = submission.source or submission.completion or ""
-    verdict = Verdict.AC if "right" in text else Verdict.JE if "je" in text else Verdict.WA
+    if verdict is None:
+        verdict = Verdict.AC if "right" in text else Verdict.JE if "je" in text else Verdict.WA
     test = TestResult(
         name="1/a", tier=1, verdict=verdict, cpu_s=0.5, wall_s=0.6, memory_bytes=3 * 1024 * 1024
     )
@@ -146,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.fake.running += 1
             self.fake.most_running = max(self.fake.most_running, self.fake.running)
         try:
-            if isinstance(fault, Refuse):
+            if self.command == "PUT" and self.fake.no_puts is not None:
+                self._refuse(self.fake.no_puts)
+            elif isinstance(fault, Refuse):
                 self._refuse(fault)
             elif fault == CutAfter(0):
                 self.close_connection = True
@@ -164,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._judge(JudgementsRequest.model_validate_json(body), fault)
         elif self.path == "/v1/rewards":
             self._json(rewards_of(RewardsRequest.model_validate_json(body)).model_dump_json())
+        elif self.path == "/v1/info":
+            self._json(INFO.model_dump_json())
         elif self.path == "/readyz":
             status = 200 if self.fake.status == "ok" else 503
             self._json(json.dumps({"status": self.fake.status, "reason": "making boxes"}), status)
@@ -183,7 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(summary_of(problem_id, self.fake.problems[problem_id]).model_dump_json())
 
     def _judge(self, request: JudgementsRequest, fault: CutAfter | EndAfter | None) -> None:
-        judgements = [judgement_of(submission) for submission in request.submissions]
+        judgements = [
+            judgement_of(submission, self._judging_error()) for submission in request.submissions
+        ]
         if self.headers["accept"] != "application/x-ndjson":
             self._json(JudgementsResponse(judgements=tuple(judgements)).model_dump_json())
             return
@@ -201,6 +224,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(b"0\r\n\r\n")
+
+    def _judging_error(self) -> Verdict | None:
+        with self.fake.lock:
+            if self.fake.judging_errors == 0:
+                return None
+            self.fake.judging_errors -= 1
+            return Verdict.JE
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))

@@ -52,6 +52,13 @@ class Sampling(Record):
     seed: int = Field(0, ge=0)
     engine: str = Field("hf", description="`hf`, `vllm` or `openai`.")
     template: str = Field("", description="SHA-256 of the prompt template.")
+    language: Language | None = Field(
+        None, description="Asked for where a problem names none; null leaves the choice."
+    )
+    chat: bool = Field(
+        True, description="As a chat message where the model has a chat template, else plain text."
+    )
+    dtype: str = Field("", description="Of the weights, such as `bfloat16`, or `auto`.")
 
 
 class SamplesHeader(Record):
@@ -63,6 +70,7 @@ class SamplesHeader(Record):
     setting: Setting = Setting.REASONING
     sampling: Sampling = Sampling()
     problem_set: str = Field("", description="SHA-256 of the problem set.")
+    problems: str = Field("", description="Where the set was read from: a file, folder, service.")
 
 
 class Sample(Record):
@@ -120,3 +128,4 @@ class JudgedSample(Record):
     completion_tokens: int = Field(0, ge=0)
     difficulty: str = Field("", description="The problem's difficulty, as its set says.")
     date: str = Field("", description="When the problem was published, as YYYY-MM-DD.")
+    tests: str = Field("", description="SHA-256 of the problem judged by, its first 16 digits.")

@@ -1,0 +1,72 @@
+"""What every inference engine does: completions for prompts, each drawn from a seed of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cupel_trainer.evaluate.records import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion that is wanted.
+
+    Args:
+        prompt: What the model is told: one message of the user.
+        seed: From which it is drawn, 0 to 2**31 - 1.
+    """
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote.
+
+    Args:
+        index: The position of its request.
+        text: Without special tokens.
+        prompt_tokens: Of the prompt as the model saw it; 0 if the engine does not say.
+        completion_tokens: Of the text, with its end-of-text token; 0 if the engine does not say.
+        finish_reason: `stop`, `length`, or what the engine says.
+    """
+
+    index: int
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+
+
+class Engine(Protocol):
+    """A loaded model, or an endpoint that serves one."""
+
+    @property
+    def together(self) -> int:
+        """How many requests are computed as one; 1 if each is on its own.
+
+        Rounding depends on what is computed together. Whoever wants the same completions again
+        gives requests in the same groups of this many.
+        """
+
+    def draw(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[Sequence[Completion]]:
+        """Draws a completion for each request.
+
+        Args:
+            requests: What is wanted.
+            sampling: Temperature, top-p and length; its seed is not used.
+
+        Yields:
+            Completions as they are finished, in any order, some at a time.
+
+        Raises:
+            EngineError: The engine failed for good, or a prompt is too long for the model.
+        """
+
+    def close(self) -> None:
+        """Lets go of the model and its memory."""
