@@ -1,0 +1,91 @@
+"""What runs inside vLLM's workers: an extension of their class, named when the engine starts.
+
+Importing this module also registers the transport through shared memory in the worker, before the
+worker looks its transport up: `worker_extension_cls` is the one hook that needs no installed
+plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cupel_trainer.engine import shared_memory  # noqa: F401  # registers the transport
+from cupel_trainer.engine.served import differences, served_shapes
+from cupel_trainer.errors import EngineError
+
+UNFINISHED = (
+    "Cupel: a swap of weights was begun and not finished, the weights are mixed: "
+    "swap again, or restart the engine"
+)
+
+
+class SwapWorker:
+    """Methods that `collective_rpc` calls before and after the weight-transfer protocol's own.
+
+    Between the two the worker refuses to run the model. So whatever breaks off a swap, and whoever
+    lets the engine go on afterwards, mixed weights never answer: the engine stops with an error.
+    """
+
+    # Of vLLM's worker, which has no types where types are checked.
+    vllm_config: Any
+    model_runner: Any
+    device: Any
+
+    def check_swap(self, tensors: Sequence[tuple[str, Sequence[int]]]) -> dict[str, list[str]]:
+        """Checks what is to come against the engine's model; changes nothing.
+
+        Args:
+            tensors: Name and whole shape of each.
+
+        Returns:
+            `refused`: why the engine cannot load them, one line per reason; empty if it can.
+        """
+        config = self.vllm_config.model_config
+        try:
+            served = served_shapes(config.model, config.revision)
+        except EngineError as error:
+            return {"refused": [str(error)]}
+        offered = {name: tuple(shape) for name, shape in tensors}
+        tied = getattr(config.hf_config.get_text_config(), "tie_word_embeddings", False)
+        return {"refused": differences(served, offered, tied=tied)}
+
+    def begin_swap(self) -> dict[str, list[str]]:
+        """From here on the worker refuses to run the model."""
+        if "execute_model" in self.__dict__:
+            self._close_broken_update()
+        # On the instance: vLLM forbids extensions to replace a method of its class, and a hook in
+        # the model would not run where a CUDA graph is replayed.
+        self.execute_model = _refuse_to_run
+        return {}
+
+    def end_swap(self) -> dict[str, list[str]]:
+        """Lets the model run again; call it only when every tensor was loaded."""
+        if self.device.type == "cpu":
+            _repack_output_embeddings(self.model_runner.get_model())
+        self.__dict__.pop("execute_model", None)
+        return {}
+
+    def _close_broken_update(self) -> None:
+        """Brings layers that still await weights back into their shape, for the next update."""
+        try:
+            self.finish_weight_update()  # type: ignore[attr-defined]  # of vLLM's worker
+        except RuntimeError:  # vLLM had closed it, at the error that broke it off
+            self.start_weight_update()  # type: ignore[attr-defined]  # as above
+            self.finish_weight_update()  # type: ignore[attr-defined]  # as above
+
+
+def _refuse_to_run(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError(UNFINISHED)
+
+
+def _repack_output_embeddings(model: Any) -> None:  # Any: a model of vLLM's
+    """Packs output embeddings anew: on the CPU they multiply by a packed copy of their weight.
+
+    A tied embedding gets its weight through the input embedding, and vLLM then packs only that.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
