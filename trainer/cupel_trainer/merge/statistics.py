@@ -1,0 +1,111 @@
+"""What is measured while a tensor is merged, at little cost: sums of squares, and a sketch.
+
+The cosine between the steps of two layers would need both in memory. A sketch of 2048 numbers per
+tensor stands for them: rows of 2048 elements are added up with random signs. The expectation of the
+product of two sketches is the product of the tensors, its relative error about 1/sqrt(2048)
+(Charikar, Chen, Farach-Colton 2002, with signs per row instead of per element).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from cupel_trainer.merge.kernel import BLOCK, Block, Rule
+
+SKETCH = 2048
+SEED = 20_260_528
+
+
+@dataclass(slots=True)
+class OutputSums:
+    """Of one tensor in one output."""
+
+    step_squared: float = 0.0
+    """Sum of (theta - x_0)^2, before rounding."""
+    error_squared: float = 0.0
+    """Sum of (rounded theta - theta)^2."""
+    unmoved: int = 0
+    """Elements that equal x_0 after rounding, those that are equal in all inputs among them."""
+
+
+@dataclass(slots=True)
+class TensorSums:
+    """Of one tensor: of the inputs, and of each output by its number."""
+
+    elements: int
+    anchor_squared: float = 0.0
+    gram: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    """Products of the inputs' deltas; shape (k, k)."""
+    standing: int = 0
+    """Elements that are equal in all inputs."""
+    outputs: dict[int, OutputSums] = field(default_factory=dict)
+    sketch: torch.Tensor = field(default_factory=lambda: torch.zeros(SKETCH, dtype=torch.float64))
+    """Of the last input's delta; shape (SKETCH,)."""
+
+
+def row_signs(rows: int) -> torch.Tensor:
+    """Random signs, the same in every process; float64, shape (rows,)."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(0, 2, (rows,), generator=generator).double() * 2 - 1
+
+
+def observe_inputs(sums: TensorSums, block: Block, signs: torch.Tensor) -> torch.Tensor:
+    """Adds a block of the inputs.
+
+    Args:
+        sums: What is added to.
+        block: The inputs.
+        signs: At least as many as the tensor has rows of `SKETCH` elements.
+
+    Returns:
+        Products of the block's deltas; shape (k, k).
+    """
+    sums.anchor_squared += float(torch.dot(block.anchor, block.anchor))
+    gram = gram_of(block.deltas)
+    sums.gram = gram if not sums.gram.numel() else sums.gram + gram
+    moving = block.deltas[0].numpy() != 0
+    for delta in block.deltas[1:]:
+        moving |= delta.numpy() != 0
+    sums.standing += block.anchor.numel() - int(np.count_nonzero(moving))
+    delta = block.deltas[-1]
+    if delta.numel() % SKETCH:
+        delta = torch.nn.functional.pad(delta, (0, -delta.numel() % SKETCH))
+    rows = delta.view(-1, SKETCH)
+    first = block.offset // SKETCH
+    sums.sketch += signs[first : first + len(rows)] @ rows
+    return gram
+
+
+def gram_of(deltas: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Products of deltas; shape (k, k)."""
+    if len(deltas) == 1:
+        return torch.dot(deltas[0], deltas[0]).reshape(1, 1)
+    stacked = torch.stack(deltas)
+    return stacked @ stacked.T
+
+
+def step_squared(rule: Rule, block: Block, gram: torch.Tensor, exact: torch.Tensor) -> float:
+    """Sum of (theta - x_0)^2 of a block; from the products alone where they tell it."""
+    if rule.scale == 1.0:
+        weights = torch.tensor(rule.coefficients, dtype=torch.float64)
+        return max(0.0, float(weights @ gram @ weights))
+    step = exact - block.anchor
+    return float(torch.dot(step, step))
+
+
+def unmoved(rounded: torch.Tensor, anchor: torch.Tensor) -> int:
+    """How many elements rounding has put back to x_0, or never moved.
+
+    Args:
+        rounded: theta in the output's dtype, shape (n,).
+        anchor: x_0 in float64, shape (n,).
+    """
+    return int(np.count_nonzero(rounded.float().numpy() == anchor.float().numpy()))
+
+
+def rows_of(elements: int) -> int:
+    """Rows of a sketch that a tensor needs, whole blocks counted."""
+    return (elements + BLOCK - 1) // BLOCK * (BLOCK // SKETCH)

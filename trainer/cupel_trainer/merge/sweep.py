@@ -1,0 +1,302 @@
+"""A whole merge: from a recipe to finished folders and a report."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cupel_trainer.errors import MergeRefused, OutputError
+from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
+from cupel_trainer.merge.catalog import make_method
+from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
+from cupel_trainer.merge.manifest import (
+    InputRecord,
+    Manifest,
+    merge_digest,
+    tensors_digest,
+    versions,
+)
+from cupel_trainer.merge.methods.contract import Method
+from cupel_trainer.merge.one_pass import Blending, TensorDone, run_pass
+from cupel_trainer.merge.outputs import OutputLayout, PartialOutput, layout_like
+from cupel_trainer.merge.recipe import Recipe, alpha_name
+from cupel_trainer.merge.report import Report, TensorRow, write_report
+
+MARKER = ".cupel-merge"
+"""Stands in the output folder while a merge is under way, with what it is making."""
+
+Progress = Callable[[int, int], None]
+"""Called with bytes read so far and bytes to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A merge that has been checked and can begin."""
+
+    recipe: Recipe
+    blending: Blending
+    names: tuple[str, ...]
+    alphas: tuple[float | None, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What came out."""
+
+    folders: tuple[Path, ...]
+    report: Report
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Opens and checks the checkpoints of a recipe; writes nothing.
+
+    Raises:
+        CheckpointError: One cannot be read.
+        MergeRefused: They do not fit together, or the recipe makes no sense.
+    """
+    inputs = tuple(open_checkpoint(location) for location in recipe.inputs)
+    if any(each.adapter for each in inputs):
+        raise MergeRefused("these are LoRA adapters")  # replaced by the adapter's own path
+    warnings = check_agreement(inputs)
+    method = make_method(recipe)
+    count = len(recipe.alphas) or len(recipe.coefficients)
+    dtype = recipe.dtype.code if recipe.dtype else None
+    if dtype and all(
+        entry.dtype == dtype for entry in inputs[0].tensors.values() if entry.dtype in FLOATS
+    ):
+        dtype = None
+    copies = [None if dtype else _copied(method, inputs, index) for index in range(count)]
+    if recipe.alphas:
+        names = tuple(alpha_name(alpha) for alpha in recipe.alphas)
+    elif count == 1:
+        names = (recipe.method,)
+    else:
+        names = tuple(f"{recipe.method}_{index + 1}" for index in range(count))
+    alphas = recipe.alphas or (None,) * count
+    return Prepared(recipe, Blending(inputs, method, copies, dtype), names, alphas, warnings)
+
+
+def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Merged:
+    """Makes all outputs of a merge, or goes on with one that was killed.
+
+    Args:
+        prepared: What is to be made.
+        progress: Called as the work goes on.
+
+    Returns:
+        The folders in the order of the alphas or coefficients, and the report.
+
+    Raises:
+        CheckpointError: An input cannot be read to its end.
+        MergeRefused: A tensor must not be averaged; nothing is left then.
+        OutputError: An output exists, or cannot be written.
+    """
+    recipe, blending = prepared.recipe, prepared.blending
+    out = recipe.out
+    layouts = [
+        layout_like(blending.inputs[source or 0], blending.dtype) for source in blending.copies
+    ]
+    finals = [out / name for name in prepared.names]
+    with _claimed(out, _plan(prepared), finals) as resumed:
+        outputs = [
+            PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)
+        ]
+        _check_room(out, outputs if not resumed else [])
+        try:
+            rows = _fill(prepared, outputs, progress)
+            _finish(prepared, outputs, rows)
+        except MergeRefused:
+            for output in outputs:
+                output.discard()
+            raise
+        finally:
+            for output in outputs:
+                output.close()
+        report = Report.of(prepared.names, prepared.warnings, rows)
+        write_report(report, out)
+    return Merged(tuple(finals), report)
+
+
+def _copied(method: Method, inputs: Sequence[Checkpoint], output: int) -> int | None:
+    """The input that an output equals, if every tensor's rule says so."""
+    if method.reads_ahead:
+        return None
+    found: set[int | None] = set()
+    for entry in inputs[0].tensors.values():
+        rule = method.rule(output, entry, None)
+        ones = [index + 1 for index, value in enumerate(rule.coefficients) if value == 1.0]
+        if rule.scale != 1.0 or any(value not in (0.0, 1.0) for value in rule.coefficients):
+            return None
+        found.add(ones[0] if len(ones) == 1 else None if ones else 0)
+    return found.pop() if len(found) == 1 else None
+
+
+def _plan(prepared: Prepared) -> str:
+    """Names what is made from what, cheaply: by files' sizes and times, not their content."""
+    recipe = prepared.recipe.model_dump(mode="json", exclude={"memory_bytes", "out"})
+    inputs = [each.fingerprint() for each in prepared.blending.inputs]
+    text = json.dumps([recipe, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
+    """Holds the output folder for this merge; whether it goes on with a killed one is yielded."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        marker = out / MARKER
+        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OutputError(f"{out}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{out}: another merge is writing there now") from error
+        said = os.pread(descriptor, 1024, 0).decode()
+        if said and said != plan:
+            raise OutputError(
+                f"{out} holds what an interrupted merge of other inputs or settings left: repeat "
+                f"that one to finish it, or remove {marker}, .*.partial and .*.journal there, or "
+                "choose another --out"
+            )
+        existing = [str(final) for final in finals if final.exists()]
+        if existing and not said:
+            marker.unlink()
+            raise OutputError(
+                f"{', '.join(existing)} exists already and is never overwritten: remove it, or "
+                "choose another --out"
+            )
+        os.pwrite(descriptor, plan.encode(), 0)
+        os.fsync(descriptor)
+        try:
+            yield bool(said)
+        except MergeRefused:
+            marker.unlink()
+            raise
+        marker.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
+    needed = sum(output.layout.size_bytes for output in outputs)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise OutputError(
+            f"{out}: the outputs need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
+        )
+
+
+def _fill(
+    prepared: Prepared, outputs: Sequence[PartialOutput], progress: Progress
+) -> dict[str, TensorRow]:
+    """Writes all tensors of all outputs; returns what is known of each tensor."""
+    blending = prepared.blending
+    rows: dict[str, TensorRow] = {}
+    had = [output.done() for output in outputs]
+    for output in outputs:
+        if not output.final.exists():
+            output.prepare()
+    total = sum(entry.size_bytes for entry in blending.inputs[0].tensors.values())
+    total *= len(blending.inputs)
+    read_bytes = 0
+    progress(0, total)
+
+    def skip(tensor: str) -> frozenset[int]:
+        return frozenset(index for index, done in enumerate(had) if tensor in done)
+
+    def note(tensor: str, done: TensorDone) -> None:
+        row = TensorRow.of(tensor, blending, done)
+        for index, sha256 in done.outputs.items():
+            outputs[index].note(tensor, sha256, row.journal(index))
+        for index, earlier in enumerate(had):
+            if tensor in earlier:
+                row.recall(index, earlier[tensor])
+        rows[tensor] = row
+
+    def read(count: int) -> None:
+        nonlocal read_bytes
+        read_bytes += count
+        progress(read_bytes, total)
+
+    run_pass(
+        blending,
+        outputs,
+        memory_bytes=prepared.recipe.memory_bytes,
+        skip=skip,
+        finished=note,
+        progress=read,
+    )
+    for position, checkpoint in enumerate(blending.inputs):
+        _check_tied(checkpoint, {name: row.inputs[position] for name, row in rows.items()})
+    return rows
+
+
+def _check_tied(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> None:
+    tied = tied_tensors(checkpoint)
+    if len({hashes[name] for name in tied}) > 1:
+        raise MergeRefused(
+            f"{checkpoint.location}: its config ties {' and '.join(tied)}, but their values differ"
+        )
+
+
+def _finish(
+    prepared: Prepared, outputs: Sequence[PartialOutput], rows: Mapping[str, TensorRow]
+) -> None:
+    for index, output in enumerate(outputs):
+        if not output.final.exists():
+            output.finish(make_manifest(prepared, index, output.layout, rows).content())
+    for output in outputs:
+        output.forget_journal()
+
+
+def make_manifest(
+    prepared: Prepared, index: int, layout: OutputLayout, rows: Mapping[str, TensorRow]
+) -> Manifest:
+    """The manifest of one output.
+
+    Args:
+        prepared: The merge.
+        index: Which output.
+        layout: Its files.
+        rows: What is known of each tensor.
+    """
+    blending, method = prepared.blending, prepared.blending.method
+    inputs = tuple(
+        InputRecord(
+            location=checkpoint.location,
+            digest=tensors_digest(checkpoint, hashes),
+            tensors=hashes,
+        )
+        for position, checkpoint in enumerate(blending.inputs)
+        for hashes in [{name: rows[name].inputs[position] for name in sorted(rows)}]
+    )
+    parameters = method.parameters(index)
+    files = dict(layout.side_files)
+    if layout.index is not None:
+        files["model.safetensors.index.json"] = layout.index
+    return Manifest(
+        name=prepared.names[index],
+        method=prepared.recipe.method,
+        formula=method.formula,
+        parameters=parameters,
+        recipe=prepared.recipe.of_output(index),
+        alpha=prepared.alphas[index],
+        dtype=blending.dtype,
+        digest=merge_digest(
+            method.formula, parameters, blending.dtype, [each.digest for each in inputs]
+        ),
+        inputs=inputs,
+        tensors={name: rows[name].outputs[index] for name in sorted(rows)},
+        files={name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
+        versions=versions(),
+    )
