@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 # Longer than two blocks of the prefix cache, so that a stale block would be used.
-PROMPT = [(7 * place) % 199 + 1 for place in range(40)]
-BLOCK_TOKENS = 16
+PROMPT = [(7 * place) % 199 + 1 for place in range(80)]
+BLOCK_TOKENS = 32  # the smallest that the CPU backend takes
 NEW_TOKENS = 4
 ENGINE = {
     "dtype": "float32",

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from cupel_trainer.engine.control import OfflineEngine, RunningEngine, ServerEngine
 from cupel_trainer.engine.swap import Swap, WeightSwapper, engine_options
-from cupel_trainer.engine.weight_stream import TensorSpec, WeightStream
+from cupel_trainer.engine.weight_stream import WeightStream
 
 __all__ = [
     "OfflineEngine",
     "RunningEngine",
     "ServerEngine",
     "Swap",
-    "TensorSpec",
     "WeightStream",
     "WeightSwapper",
     "engine_options",

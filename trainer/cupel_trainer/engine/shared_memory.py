@@ -80,8 +80,8 @@ class SharedMemoryEngine(WeightTransferEngine):  # type: ignore[misc]  # as abov
             Path(init_info.path).open("rb").close()
         except OSError as error:
             raise ValueError(
-                f"the sender's memory cannot be read ({error}): swap from the engine's own machine, "
-                "as the same user and in the same container"
+                f"the sender's memory cannot be read ({error}): swap from the engine's own "
+                "machine, as the same user and in the same container"
             ) from error
         self._path = init_info.path
 
@@ -214,7 +214,7 @@ def _read_into(file: io.BufferedReader, name: str, place: memoryview) -> None:
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """A contiguous tensor's memory, also of dtypes that numpy does not know."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 # Once per process, when a worker or a sender imports this module: vLLM looks transports up by name.

@@ -96,6 +96,11 @@ class WeightSwapper:
                 "cupel_trainer.engine.engine_options() says, for the transport that is used here."
             ) from error
 
+    @property
+    def size_bytes(self) -> int:
+        """What one swap hands to the engine."""
+        return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self._stream.specs)
+
     def swap(self, alpha: float) -> Swap:
         """Brings the engine to theta(alpha) = low + alpha * (high - low).
 
@@ -135,13 +140,12 @@ class WeightSwapper:
                 f"the swap to alpha {alpha:g} broke off: {error}\nThe engine's weights are mixed; "
                 "it answers nothing now. Swap it again once the cause is gone, or restart it."
             ) from error
-        specs = self._stream.specs
         return Swap(
             alpha=alpha,
             weight_version=digest,
             previous_version=previous,
-            tensors=len(specs),
-            size_bytes=sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in specs),
+            tensors=len(self._stream.specs),
+            size_bytes=self.size_bytes,
             wall_s=time.perf_counter() - started,
         )
 
@@ -152,7 +156,9 @@ class WeightSwapper:
     def _check(self) -> None:
         tensors = [(spec.name, list(spec.shape)) for spec in self._stream.specs]
         try:
-            answers = self._engine.call_workers("check_swap", tensors=tensors)
+            answers = self._engine.call_workers(
+                "check_swap", tensors=tensors, config=dict(self._stream.config)
+            )
         except Exception as error:
             raise EngineError(
                 f"the engine cannot be swapped: {error}\nStart it with what "
@@ -160,4 +166,7 @@ class WeightSwapper:
             ) from error
         refused = dict.fromkeys(line for answer in answers for line in answer["refused"])
         if refused:
-            raise MergeRefused("the engine serves another model:\n  " + "\n  ".join(refused))
+            raise MergeRefused(
+                "the engine serves another model; start it from the low or the high checkpoint's "
+                "folder:\n  " + "\n  ".join(refused)
+            )

@@ -7,12 +7,12 @@ plugin.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cupel_trainer.engine import shared_memory  # noqa: F401  # registers the transport
-from cupel_trainer.engine.served import differences, served_shapes
-from cupel_trainer.errors import EngineError
+from cupel_trainer.engine.served import model_differences, served_checkpoint
+from cupel_trainer.errors import TrainerError
 
 UNFINISHED = (
     "Cupel: a swap of weights was begun and not finished, the weights are mixed: "
@@ -32,23 +32,25 @@ class SwapWorker:
     model_runner: Any
     device: Any
 
-    def check_swap(self, tensors: Sequence[tuple[str, Sequence[int]]]) -> dict[str, list[str]]:
+    def check_swap(
+        self, tensors: Sequence[tuple[str, Sequence[int]]], config: Mapping[str, object]
+    ) -> dict[str, list[str]]:
         """Checks what is to come against the engine's model; changes nothing.
 
         Args:
             tensors: Name and whole shape of each.
+            config: The model's config.json.
 
         Returns:
             `refused`: why the engine cannot load them, one line per reason; empty if it can.
         """
-        config = self.vllm_config.model_config
+        mine = self.vllm_config.model_config
         try:
-            served = served_shapes(config.model, config.revision)
-        except EngineError as error:
+            served = served_checkpoint(mine.model, mine.revision)
+        except TrainerError as error:
             return {"refused": [str(error)]}
-        offered = {name: tuple(shape) for name, shape in tensors}
-        tied = getattr(config.hf_config.get_text_config(), "tie_word_embeddings", False)
-        return {"refused": differences(served, offered, tied=tied)}
+        shapes = {name: tuple(shape) for name, shape in tensors}
+        return {"refused": model_differences(served, shapes, config)}
 
     def begin_swap(self) -> dict[str, list[str]]:
         """From here on the worker refuses to run the model."""

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
-
-class TensorSpec(Protocol):
-    """What a tensor of the model is."""
-
-    @property
-    def name(self) -> str:
-        """As in a checkpoint of the hub's layout."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which it comes; the engine casts it to its own."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor, not of a shard."""
+    from cupel_trainer.merge.stream import TensorSpec
 
 
 class WeightStream(Protocol):
     """Weights on a line through checkpoints: `cupel_trainer.merge.stream.Lerp` is one."""
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        """The model's config.json."""
 
     @property
     def specs(self) -> Sequence[TensorSpec]:
