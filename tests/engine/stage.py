@@ -13,7 +13,7 @@ import pytest
 from asking import ENGINE, Answer, fresh_answers
 from tiny_models import Ends, Kind, make_ends
 
-from cupel_trainer.engine import OfflineEngine, WeightSwapper, engine_options
+from cupel_trainer.engine import OfflineEngine, WeightStream, WeightSwapper, engine_options
 from cupel_trainer.merge import merge
 from cupel_trainer.merge.stream import Lerp
 
@@ -57,19 +57,19 @@ def make_trial(folder: Path, kind: Kind) -> Trial:
 
 
 @contextmanager
-def started_engine(model: Path) -> Iterator[LLM]:
+def started_engine(model: Path, options: dict[str, object] | None = None) -> Iterator[LLM]:
     """An engine in processes of its own, as a user starts it."""
     from vllm import LLM
 
-    llm = LLM(str(model), **ENGINE, **engine_options())
+    llm = LLM(str(model), **ENGINE, **(engine_options() if options is None else options))
     try:
         yield llm
     finally:
         llm.llm_engine.engine_core.shutdown()
 
 
-def make_swapper(llm: LLM, trial: Trial) -> WeightSwapper:
+def make_swapper(llm: LLM, trial: Trial, stream: WeightStream | None = None) -> WeightSwapper:
     from cupel_trainer.engine.shared_memory import SharedMemoryTrainerInitInfo
 
     small = SharedMemoryTrainerInitInfo(rank=0, chunk_bytes=SMALL_CHUNK_BYTES)
-    return WeightSwapper(OfflineEngine(llm), trial.lerp(), transport=small)
+    return WeightSwapper(OfflineEngine(llm), stream or trial.lerp(), transport=small)

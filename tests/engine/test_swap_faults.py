@@ -1,0 +1,104 @@
+"""What goes wrong with a swap is said, and never leaves an engine that answers from mixed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from asking import TOLERANCE, ask, distance
+from broken_streams import BreaksOff, Promises
+from stage import Trial, make_swapper, need_vllm, started_engine
+
+from cupel_trainer.engine import OfflineEngine, WeightSwapper
+from cupel_trainer.engine.swap import UNFINISHED_VERSION
+from cupel_trainer.errors import EngineError, MergeRefused
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+need_vllm()
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default"),  # vLLM's own, in this process
+]
+
+NORM = "model.norm.weight"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def llm(tied_trial: Trial) -> Iterator[LLM]:
+    with started_engine(tied_trial.ends.low) as llm:
+        yield llm
+
+
+@pytest.mark.parametrize(
+    ("promise", "said"),
+    [
+        ({"without": QUERY}, f"tensor {QUERY} is missing"),
+        ({"renamed": {QUERY: "x.weight"}}, "tensor x.weight is not in the engine's model"),
+        ({"reshaped": {NORM: (63,)}}, rf"tensor {NORM}: shape \[63\], the engine has \[64\]"),
+        ({"settings": {"rms_norm_eps": 0.1}}, "rms_norm_eps is 0.1, the engine has 1e-06"),
+    ],
+    ids=["missing", "unknown", "shape", "config"],
+)
+def test_another_model_is_refused_before_anything_changes(
+    llm: LLM, tied_trial: Trial, promise: dict[str, object], said: str
+) -> None:
+    make_swapper(llm, tied_trial).swap(0.3)
+    version = OfflineEngine(llm).weight_version()
+    swapper = WeightSwapper(OfflineEngine(llm), Promises(tied_trial.lerp(), **promise))
+    with pytest.raises(MergeRefused, match=said):
+        swapper.swap(1.0)
+    assert OfflineEngine(llm).weight_version() == version
+    assert distance(ask(llm), tied_trial.fresh[0.3]) < TOLERANCE
+
+
+def test_weights_other_than_promised_are_not_loaded_as_if_they_were(
+    llm: LLM, tied_trial: Trial
+) -> None:
+    class Lies(Promises):
+        specs = property(lambda self: self.of.specs)
+
+        def tensors(self, alpha):
+            return (pair for pair in self.of.tensors(alpha) if pair[0] != self.without)
+
+    swapper = WeightSwapper(OfflineEngine(llm), Lies(tied_trial.lerp(), without=QUERY))
+    with pytest.raises(EngineError, match=f"{QUERY}.* was promised"):
+        swapper.swap(1.0)
+    make_swapper(llm, tied_trial).swap(0.0)
+
+
+@pytest.mark.parametrize("after", [0, 1, 13, 25])
+def test_a_swap_that_broke_off_can_be_done_again(llm: LLM, tied_trial: Trial, after: int) -> None:
+    stream = BreaksOff(tied_trial.lerp(), after=after)
+    swapper = make_swapper(llm, tied_trial, stream)
+    with pytest.raises(EngineError, match="the disk is gone.*\n.*answers nothing"):
+        swapper.swap(1.3)
+    assert OfflineEngine(llm).weight_version() == UNFINISHED_VERSION
+    stream.broken = False
+    assert swapper.swap(1.3).previous_version == UNFINISHED_VERSION
+    assert distance(ask(llm), tied_trial.fresh[1.3]) < TOLERANCE
+
+
+def test_an_engine_without_the_extension_says_what_to_start_it_with(tied_trial: Trial) -> None:
+    with (
+        started_engine(tied_trial.ends.low, options={}) as llm,
+        pytest.raises(EngineError, match="engine_options"),
+    ):
+        make_swapper(llm, tied_trial)
+
+
+def test_an_engine_with_mixed_weights_does_not_answer(tied_trial: Trial) -> None:
+    with started_engine(tied_trial.ends.low) as llm:
+        swapper = make_swapper(llm, tied_trial, BreaksOff(tied_trial.lerp(), after=13))
+        with pytest.raises(EngineError, match="Swap it again .* or restart it"):
+            swapper.swap(1.0)
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        with pytest.raises(EngineDeadError):
+            ask(llm)
