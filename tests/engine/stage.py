@@ -68,8 +68,13 @@ def started_engine(model: Path, options: dict[str, object] | None = None) -> Ite
         llm.llm_engine.engine_core.shutdown()
 
 
-def make_swapper(llm: LLM, trial: Trial, stream: WeightStream | None = None) -> WeightSwapper:
+def make_swapper(
+    llm: LLM,
+    trial: Trial,
+    stream: WeightStream | None = None,
+    engine: OfflineEngine | None = None,
+) -> WeightSwapper:
     from cupel_trainer.engine.shared_memory import SharedMemoryTrainerInitInfo
 
     small = SharedMemoryTrainerInitInfo(rank=0, chunk_bytes=SMALL_CHUNK_BYTES)
-    return WeightSwapper(OfflineEngine(llm), stream or trial.lerp(), transport=small)
+    return WeightSwapper(engine or OfflineEngine(llm), stream or trial.lerp(), transport=small)

@@ -1,4 +1,4 @@
-"""What goes wrong with a swap is said, and never leaves an engine that answers from mixed weights."""
+"""What goes wrong with a swap is said, and no engine ever answers from mixed weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asking import TOLERANCE, ask, distance
 from broken_streams import BreaksOff, Promises
 from stage import Trial, make_swapper, need_vllm, started_engine
 
-from cupel_trainer.engine import OfflineEngine, WeightSwapper
+from cupel_trainer.engine import OfflineEngine
 from cupel_trainer.engine.swap import UNFINISHED_VERSION
 from cupel_trainer.errors import EngineError, MergeRefused
 
@@ -36,6 +36,11 @@ def llm(tied_trial: Trial) -> Iterator[LLM]:
         yield llm
 
 
+def swap_to(alpha: float, llm: LLM, trial: Trial) -> None:
+    with make_swapper(llm, trial) as swapper:
+        swapper.swap(alpha)
+
+
 @pytest.mark.parametrize(
     ("promise", "said"),
     [
@@ -49,10 +54,12 @@ def llm(tied_trial: Trial) -> Iterator[LLM]:
 def test_another_model_is_refused_before_anything_changes(
     llm: LLM, tied_trial: Trial, promise: dict[str, object], said: str
 ) -> None:
-    make_swapper(llm, tied_trial).swap(0.3)
+    swap_to(0.3, llm, tied_trial)
     version = OfflineEngine(llm).weight_version()
-    swapper = WeightSwapper(OfflineEngine(llm), Promises(tied_trial.lerp(), **promise))
-    with pytest.raises(MergeRefused, match=said):
+    with (
+        make_swapper(llm, tied_trial, Promises(tied_trial.lerp(), **promise)) as swapper,
+        pytest.raises(MergeRefused, match=said),
+    ):
         swapper.swap(1.0)
     assert OfflineEngine(llm).weight_version() == version
     assert distance(ask(llm), tied_trial.fresh[0.3]) < TOLERANCE
@@ -67,22 +74,44 @@ def test_weights_other_than_promised_are_not_loaded_as_if_they_were(
         def tensors(self, alpha):
             return (pair for pair in self.of.tensors(alpha) if pair[0] != self.without)
 
-    swapper = WeightSwapper(OfflineEngine(llm), Lies(tied_trial.lerp(), without=QUERY))
-    with pytest.raises(EngineError, match=f"{QUERY}.* was promised"):
+    with (
+        make_swapper(llm, tied_trial, Lies(tied_trial.lerp(), without=QUERY)) as swapper,
+        pytest.raises(EngineError, match=f"{QUERY}.* was promised"),
+    ):
         swapper.swap(1.0)
-    make_swapper(llm, tied_trial).swap(0.0)
+    swap_to(0.3, llm, tied_trial)
+    assert distance(ask(llm), tied_trial.fresh[0.3]) < TOLERANCE
 
 
 @pytest.mark.parametrize("after", [0, 1, 13, 25])
 def test_a_swap_that_broke_off_can_be_done_again(llm: LLM, tied_trial: Trial, after: int) -> None:
     stream = BreaksOff(tied_trial.lerp(), after=after)
-    swapper = make_swapper(llm, tied_trial, stream)
-    with pytest.raises(EngineError, match="the disk is gone.*\n.*answers nothing"):
-        swapper.swap(1.3)
-    assert OfflineEngine(llm).weight_version() == UNFINISHED_VERSION
-    stream.broken = False
-    assert swapper.swap(1.3).previous_version == UNFINISHED_VERSION
+    with make_swapper(llm, tied_trial, stream) as swapper:
+        with pytest.raises(EngineError, match="the disk is gone.*\n.*answers nothing"):
+            swapper.swap(1.3)
+        assert OfflineEngine(llm).weight_version() == UNFINISHED_VERSION
+        stream.broken = False
+        assert swapper.swap(1.3).previous_version == UNFINISHED_VERSION
     assert distance(ask(llm), tied_trial.fresh[1.3]) < TOLERANCE
+
+
+def test_a_swap_that_broke_off_in_the_engine_can_be_done_again(llm: LLM, tied_trial: Trial) -> None:
+    class Garbles(OfflineEngine):
+        sent = 0
+
+        def update_weights(self, update_info: dict[str, object]) -> None:
+            self.sent += 1
+            if self.sent == 3:
+                update_info = {"tensors": [(QUERY, "no_dtype", [64, 64], 0)]}
+            super().update_weights(update_info)
+
+    with (
+        make_swapper(llm, tied_trial, engine=Garbles(llm)) as swapper,
+        pytest.raises(EngineError, match="no_dtype"),
+    ):
+        swapper.swap(1.0)
+    swap_to(-0.3, llm, tied_trial)
+    assert distance(ask(llm), tied_trial.fresh[-0.3]) < TOLERANCE
 
 
 def test_an_engine_without_the_extension_says_what_to_start_it_with(tied_trial: Trial) -> None:
@@ -94,11 +123,14 @@ def test_an_engine_without_the_extension_says_what_to_start_it_with(tied_trial: 
 
 
 def test_an_engine_with_mixed_weights_does_not_answer(tied_trial: Trial) -> None:
-    with started_engine(tied_trial.ends.low) as llm:
-        swapper = make_swapper(llm, tied_trial, BreaksOff(tied_trial.lerp(), after=13))
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    broken = BreaksOff(tied_trial.lerp(), after=13)
+    with (
+        started_engine(tied_trial.ends.low) as llm,
+        make_swapper(llm, tied_trial, broken) as swapper,
+    ):
         with pytest.raises(EngineError, match="Swap it again .* or restart it"):
             swapper.swap(1.0)
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         with pytest.raises(EngineDeadError):
             ask(llm)

@@ -52,10 +52,8 @@ def running(
         trial = request.getfixturevalue("tied_trial")
     else:
         trial = make_trial(tmp_path_factory.mktemp(str(request.param)), request.param)
-    with started_engine(trial.ends.low) as llm:
-        swapper = make_swapper(llm, trial)
+    with started_engine(trial.ends.low) as llm, make_swapper(llm, trial) as swapper:
         yield Running(trial, llm, swapper)
-        swapper.close()
 
 
 def test_the_reference_engines_differ_from_each_other_and_agree_with_transformers(

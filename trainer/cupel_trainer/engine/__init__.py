@@ -5,10 +5,10 @@ from cupel_trainer.engine import OfflineEngine, WeightSwapper, engine_options
 from cupel_trainer.merge.stream import Lerp
 
 llm = LLM("runs/low", **engine_options())
-swapper = WeightSwapper(OfflineEngine(llm), Lerp("runs/low", "runs/high"))
-for alpha in (-0.3, 0, 0.5, 1, 1.3):
-    swapper.swap(alpha)
-    ...  # llm.generate: the model at alpha
+with WeightSwapper(OfflineEngine(llm), Lerp("runs/low", "runs/high")) as swapper:
+    for alpha in (-0.3, 0, 0.5, 1, 1.3):
+        swapper.swap(alpha)
+        ...  # llm.generate: the model at alpha
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
 
@@ -117,6 +117,16 @@ class ServerEngine:
         self._url = url.rstrip("/").removesuffix("/v1")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Closes the connection; `with` does it, too."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
         """See `WeightSyncClient`."""

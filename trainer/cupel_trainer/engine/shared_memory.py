@@ -151,9 +151,12 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[mi
             chunk_bytes=init_info.chunk_bytes,
         )
         if engine.is_sender:
-            client.init_weight_transfer_engine(
-                {"path": f"/proc/{os.getpid()}/fd/{engine._file.fileno()}"}
-            )
+            path = f"/proc/{os.getpid()}/fd/{engine._file.fileno()}"
+            try:
+                client.init_weight_transfer_engine({"path": path})
+            except BaseException:
+                engine.shutdown()
+                raise
         return engine
 
     def send_weights(self) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from cupel_trainer.engine.control import RunningEngine
 from cupel_trainer.engine.weight_stream import WeightStream
@@ -150,8 +150,14 @@ class WeightSwapper:
         )
 
     def close(self) -> None:
-        """Gives back what the transport holds in this process."""
+        """Gives back what the transport holds in this process; `with` does it, too."""
         self._sender.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check(self) -> None:
         tensors = [(spec.name, list(spec.shape)) for spec in self._stream.specs]

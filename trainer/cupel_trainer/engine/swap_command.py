@@ -46,14 +46,14 @@ def swap_server(
         for warning in stream.warnings:
             typer.echo(f"cupel: warning: {warning}", err=True)
         columns = ("swapping", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("swapping", total=None)
-            swapper = WeightSwapper(
-                ServerEngine(url, api_key=api_key, timeout_s=timeout),
-                stream,
-                on_bytes=lambda count: bar.advance(task, count),
-            )
-            bar.update(task, total=swapper.size_bytes)
+        with (
+            ServerEngine(url, api_key=api_key, timeout_s=timeout) as server,
+            Progress(*columns, console=Console(stderr=True)) as bar,
+            WeightSwapper(
+                server, stream, on_bytes=lambda count: bar.advance(task, count)
+            ) as swapper,
+        ):
+            task = bar.add_task("swapping", total=swapper.size_bytes)
             done = swapper.swap(alpha)
     typer.echo(
         f"alpha {done.alpha:g}: {done.tensors} tensors, {done.size_bytes / 1e6:.1f} MB "

@@ -8,7 +8,7 @@ plugin.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cupel_trainer.engine import shared_memory  # noqa: F401  # registers the transport
 from cupel_trainer.engine.served import model_differences, served_checkpoint
@@ -58,7 +58,7 @@ class SwapWorker:
             self._close_broken_update()
         # On the instance: vLLM forbids extensions to replace a method of its class, and a hook in
         # the model would not run where a CUDA graph is replayed.
-        self.execute_model = _refuse_to_run
+        self.execute_model = self._refuse_to_execute
         return {}
 
     def end_swap(self) -> dict[str, list[str]]:
@@ -68,6 +68,12 @@ class SwapWorker:
         self.__dict__.pop("execute_model", None)
         return {}
 
+    def _refuse_to_execute(self, scheduled: Any, *rest: object) -> object:  # Any: of vLLM's
+        # A step without tokens only forgets requests whose clients went away.
+        if scheduled.total_num_scheduled_tokens:
+            raise RuntimeError(UNFINISHED)
+        return type(self).execute_model(self, scheduled, *rest)
+
     def _close_broken_update(self) -> None:
         """Brings layers that still await weights back into their shape, for the next update."""
         try:
@@ -75,10 +81,6 @@ class SwapWorker:
         except RuntimeError:  # vLLM had closed it, at the error that broke it off
             self.start_weight_update()  # type: ignore[attr-defined]  # as above
             self.finish_weight_update()  # type: ignore[attr-defined]  # as above
-
-
-def _refuse_to_run(*_: object, **__: object) -> NoReturn:
-    raise RuntimeError(UNFINISHED)
 
 
 def _repack_output_embeddings(model: Any) -> None:  # Any: a model of vLLM's
