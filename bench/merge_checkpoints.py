@@ -33,9 +33,12 @@ class Shape:
                 at + "mlp.gate_proj.weight": (self.intermediate, self.hidden),
                 at + "mlp.up_proj.weight": (self.intermediate, self.hidden),
                 at + "post_attention_layernorm.weight": (self.hidden,),
+                at + "self_attn.k_proj.bias": (self.key_value,),
                 at + "self_attn.k_proj.weight": (self.key_value, self.hidden),
                 at + "self_attn.o_proj.weight": (self.hidden, self.hidden),
+                at + "self_attn.q_proj.bias": (self.hidden,),
                 at + "self_attn.q_proj.weight": (self.hidden, self.hidden),
+                at + "self_attn.v_proj.bias": (self.key_value,),
                 at + "self_attn.v_proj.weight": (self.key_value, self.hidden),
             }
         return shapes | {"model.norm.weight": (self.hidden,)}
@@ -68,7 +71,7 @@ def write_checkpoint(
             size_bytes = 0
         shards[-1].append(name)
         size_bytes += tensor_bytes
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {name: _weights(name, shapes[name], step, dtype) for name in names}
@@ -92,9 +95,7 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
-def _weights(
-    name: str, shape: tuple[int, ...], step: float, dtype: torch.dtype
-) -> torch.Tensor:
+def _weights(name: str, shape: tuple[int, ...], step: float, dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(name.encode()) + len(name))
     weights = torch.randn(shape, generator=generator).mul_(0.02)
     if step:

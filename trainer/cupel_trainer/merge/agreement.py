@@ -49,8 +49,8 @@ def check_agreement(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
         faults += _quantised(other)
         faults += _tensor_faults(first, other)
         faults += _config_faults(first, other)
-        faults += _file_faults(first, other)
-        warnings += _file_warnings(first, other)
+        faults += file_faults(first, other)
+        warnings += file_warnings(first, other)
     if faults:
         raise MergeRefused("the checkpoints do not fit together:\n  " + "\n  ".join(faults))
     return tuple(dict.fromkeys(warnings))
@@ -140,11 +140,12 @@ def _config_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
     if first.adapter != other.adapter:
         return [f"one of {first.location}, {other.location} is an adapter, the other is not"]
     name = ADAPTER_CONFIG if first.adapter else "config.json"
-    keys = _differing(first.config, other.config, _CONFIG_IGNORED)
+    keys = differing(first.config, other.config, _CONFIG_IGNORED)
     return _shortened([_said(name, key, first, first.config, other, other.config) for key in keys])
 
 
-def _file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
+def file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Differences between the files beside the weights that forbid a merge."""
     faults = []
     for name in _TOKENIZER_FILES:
         here, there = (name in each.side_files for each in (first, other))
@@ -155,7 +156,7 @@ def _file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
             mine, theirs = (read_json(each.place, name, {name: 0}) for each in (first, other))
             faults += [
                 _said(name, key, first, mine, other, theirs)
-                for key in _differing(mine, theirs, _TOKENIZER_CONFIG_IGNORED)
+                for key in differing(mine, theirs, _TOKENIZER_CONFIG_IGNORED)
                 if key != "chat_template"
             ]
         elif here and _content(first, name) != _content(other, name):
@@ -163,7 +164,8 @@ def _file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
     return _shortened(faults)
 
 
-def _file_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
+def file_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Differences between the files beside the weights that do not forbid a merge."""
     warnings = [
         f"{name} differs between {first.location} and {other.location}"
         for name in _WORTH_A_WARNING
@@ -193,9 +195,10 @@ def _content(checkpoint: Checkpoint, name: str) -> object:
     return content
 
 
-def _differing(
+def differing(
     first: Mapping[str, object], other: Mapping[str, object], ignored: set[str]
 ) -> list[str]:
+    """The keys whose values differ, or that only one has, in order."""
     absent = object()
     return [
         key

@@ -47,12 +47,17 @@ def merge_checkpoints(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="LOW HIGH", help="Checkpoint folders or URLs; more than two with coefficients."
+            metavar="LOW HIGH",
+            help="Checkpoint folders or URLs, or LoRA adapters'; more than two with coefficients. "
+            "For methods that count from a base model, the base is the first.",
         ),
     ] = None,
     alphas: Annotated[
         str | None,
-        typer.Option(help="0 is LOW, 1 is HIGH: --alphas=-0.5,0,0.25,0.5,0.75,1,1.25,1.5"),
+        typer.Option(
+            help="0 is LOW, 1 is HIGH: --alphas=-0.5,0,0.25,0.5,0.75,1,1.25,1.5. "
+            "What they are to other methods is said by `cupel merge methods`."
+        ),
     ] = None,
     coefficients: Annotated[
         list[str] | None,
@@ -69,7 +74,7 @@ def merge_checkpoints(
         ),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="A number that the method takes: density=0.2")
+        list[str] | None, typer.Option(help="A number that the method takes: density=0.2; again.")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32; by default as the inputs.")
@@ -155,11 +160,25 @@ def verify_merge(
 
 @merge_app.command("methods")
 def list_methods() -> None:
-    """Lists the methods, what they compute, and the papers they follow."""
+    """Lists the methods: what they compute and take, and the papers they follow.
+
+    The first input is x_0, which changes are counted from: the base model where there is one.
+    """
     from cupel_trainer.merge.catalog import METHODS
 
     for name, entry in METHODS.items():
-        typer.echo(f"{name:16} {entry.summary} ({entry.source})")
+        typer.echo(f"{name:16} {entry.summary}")
+        lines = [entry.source, f"inputs: {entry.inputs}"]
+        if not entry.adapters:
+            lines[-1] += "; no adapters"
+        lines += [f"--alphas: {entry.alphas}"] if entry.alphas else []
+        lines += [f"--coefficients: {entry.coefficients}"] if entry.coefficients else []
+        for option, spec in entry.options.items():
+            default = "required" if spec.default is None else f"default {spec.default:g}"
+            lines.append(f"--option {option}: {spec.meaning}; {spec.range}; {default}")
+        for line in lines:
+            typer.echo(f"{'':16} {line}")
+    typer.echo("The first input is x_0 (LOW, ZERO_SHOT, INITIAL, BASE): changes count from it.")
 
 
 def _show(merged: Merged, recipe: Recipe) -> None:

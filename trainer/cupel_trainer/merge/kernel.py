@@ -66,7 +66,10 @@ def decode(raw: memoryview, dtype: str) -> torch.Tensor:
 
 
 def blend(rule: Rule, block: Block, out: torch.Tensor) -> None:
-    """Computes theta in float64.
+    """Computes theta in float64: each product and each sum rounded by itself, from left to right.
+
+    torch's fused `add(alpha=...)` is not used: where the processor multiplies and adds in one step
+    its last bit is another one, so that hosts would differ.
 
     Args:
         rule: The coefficients.
@@ -74,13 +77,14 @@ def blend(rule: Rule, block: Block, out: torch.Tensor) -> None:
         out: Where theta goes; float64, shape (n,).
     """
     if rule.scale == 1.0 and rule.coefficients:
-        torch.add(block.anchor, block.deltas[0], alpha=rule.coefficients[0], out=out)
+        torch.mul(block.deltas[0], rule.coefficients[0], out=out)
+        out.add_(block.anchor)
         rest = range(1, len(block.deltas))
     else:
         torch.mul(block.anchor, rule.scale, out=out)
         rest = range(len(block.deltas))
     for index in rest:
-        out.add_(block.deltas[index], alpha=rule.coefficients[index])
+        out.add_(block.deltas[index] * rule.coefficients[index])
 
 
 def round_to(exact: torch.Tensor, dtype: str, out: torch.Tensor) -> float:
@@ -94,7 +98,10 @@ def round_to(exact: torch.Tensor, dtype: str, out: torch.Tensor) -> float:
     Returns:
         The sum of (out - exact)^2, good to a few digits.
     """
-    if dtype in ("F64", "F32"):
+    if dtype == "F64":
+        out.copy_(exact)
+        return 0.0
+    if dtype == "F32":
         out.copy_(exact)
         error = out.double().sub_(exact)
         return float(torch.dot(error, error))

@@ -36,6 +36,7 @@ from cupel_trainer.merge.kernel import (
 )
 from cupel_trainer.merge.layout import TensorEntry
 from cupel_trainer.merge.methods.contract import Method
+from cupel_trainer.merge.outputs import OutputLayout, layout_like
 from cupel_trainer.merge.places import PAGE, Reader, Window
 from cupel_trainer.merge.statistics import (
     OutputSums,
@@ -52,6 +53,12 @@ STRETCH_BYTES = 8 * 1024 * 1024
 _LEAST_ELEMENTS = BLOCK
 _RESERVE_BYTES = 128 * 1024 * 1024
 """Room for what is no buffer of ours: the interpreter's and torch's own allocations."""
+
+
+Skip = Callable[[str], frozenset[int]]
+"""The outputs that have a tensor already, by its name."""
+Finished = Callable[[str, "TensorDone"], None]
+"""Called with each tensor that is done, in one thread at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,26 @@ class Blending:
         """The dtype that a tensor has in outputs."""
         return self.dtype if self.dtype is not None and entry.dtype in FLOATS else entry.dtype
 
+    def layout(self, output: int) -> OutputLayout:
+        """The files of one output: those of the input that it equals, or of the first."""
+        return layout_like(self.inputs[self.copies[output] or 0], self.dtype)
+
+    def size(self, memory_bytes: int) -> Sizing:
+        """How many workers fit into the memory that the process may use, and what each holds."""
+        return Sizing.within(memory_bytes, self)
+
+    def run(
+        self,
+        sinks: Sequence[Sink],
+        *,
+        sizing: Sizing,
+        skip: Skip = lambda name: frozenset(),
+        finished: Finished = lambda name, done: None,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Computes all outputs: see `run_pass`."""
+        run_pass(self, sinks, sizing=sizing, skip=skip, finished=finished, progress=progress)
+
 
 @dataclass(slots=True)
 class TensorDone:
@@ -79,6 +106,30 @@ class TensorDone:
     inputs: dict[int, str]
     outputs: dict[int, str]
     sums: TensorSums
+
+
+class Hashed(Protocol):
+    """A tensor whose hashes are known: by input and by output, where it is among their tensors."""
+
+    @property
+    def inputs(self) -> dict[int, str]:
+        """By input."""
+
+    @property
+    def outputs(self) -> dict[int, str]:
+        """By output."""
+
+
+def hashes_of_input(rows: Mapping[str, Hashed], position: int) -> dict[str, str]:
+    """The hashes of an input's tensors, by name, in order."""
+    return {
+        name: rows[name].inputs[position] for name in sorted(rows) if position in rows[name].inputs
+    }
+
+
+def hashes_of_output(rows: Mapping[str, Hashed], index: int) -> dict[str, str]:
+    """The hashes of an output's tensors, by name, in order."""
+    return {name: rows[name].outputs[index] for name in sorted(rows) if index in rows[name].outputs}
 
 
 class Sink(Protocol):
@@ -108,13 +159,13 @@ class Sizing:
     elements: int
 
     @classmethod
-    def within(cls, memory_bytes: int, blending: Blending, cores: int) -> Sizing:
+    def within(cls, memory_bytes: int, blending: Blending, cores: int | None = None) -> Sizing:
         """The largest that fits.
 
         Args:
             memory_bytes: What the whole process may use.
             blending: What is computed.
-            cores: Processors there are.
+            cores: Processors there are; by default all.
 
         Raises:
             OutputError: Not even the smallest fits.
@@ -128,7 +179,7 @@ class Sizing:
         free = memory_bytes - used - _RESERVE_BYTES
         blocks = (len(blending.inputs) + 4) * BLOCK * 8  # the float64 values of one block
         most = STRETCH_BYTES // item_bytes
-        for workers in range(cores + 2, 0, -1):
+        for workers in range((cores or os.cpu_count() or 1) + 2, 0, -1):
             room = free // workers - blocks - windows * 2 * PAGE
             elements = min(most, room // (windows * item_bytes)) // BLOCK * BLOCK
             if elements >= min(most, 16 * BLOCK) or (workers == 1 and elements >= _LEAST_ELEMENTS):
@@ -144,9 +195,9 @@ def run_pass(
     blending: Blending,
     sinks: Sequence[Sink],
     *,
-    memory_bytes: int,
-    skip: Callable[[str], frozenset[int]] = lambda name: frozenset(),
-    finished: Callable[[str, TensorDone], None] = lambda name, done: None,
+    sizing: Sizing,
+    skip: Skip = lambda name: frozenset(),
+    finished: Finished = lambda name, done: None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Computes all outputs.
@@ -154,7 +205,7 @@ def run_pass(
     Args:
         blending: What is computed.
         sinks: One per output.
-        memory_bytes: What the whole process may use.
+        sizing: How many workers, and how much each holds.
         skip: The outputs that have a tensor already, by its name.
         finished: Called with each tensor that is done, in one thread at a time.
         progress: Called with input bytes as they are dealt with, from several threads.
@@ -162,9 +213,8 @@ def run_pass(
     Raises:
         MergeRefused: A tensor holds nan or inf, or would; or integers differ.
         CheckpointError: An input cannot be read.
-        OutputError: An output cannot be written, or the memory is too small.
+        OutputError: An output cannot be written.
     """
-    sizing = Sizing.within(memory_bytes, blending, os.cpu_count() or 1)
     entries = sorted(blending.inputs[0].tensors.values(), key=lambda entry: -entry.size_bytes)
     signs = row_signs(rows_of(max(entry.elements for entry in entries)))
     stop = threading.Event()
@@ -287,7 +337,8 @@ class Worker:
     ) -> Iterator[tuple[int, Block]]:
         stretch = [decode(raw, entry.dtype) for raw in raws]
         for start in range(0, stretch[0].numel(), BLOCK):
-            values = [each[start : start + BLOCK].double() for each in stretch]
+            # Copies also where they are float64 already: what was read is used again.
+            values = [each[start : start + BLOCK].to(torch.float64, copy=True) for each in stretch]
             deltas = tuple(value.sub_(values[0]) for value in values[1:])
             yield start, Block(start, values[0], deltas)
 
@@ -317,9 +368,9 @@ class Worker:
             block = Block(offset + start, decoded.anchor, decoded.deltas)
             reach = self._reach(entry, block)
             gram = observe_inputs(sums, block, self._signs)
+            entering = method.deltas(entry, block, observed)
             for index in blended:
                 rule = rules[index]
-                entering = method.deltas(index, entry, block, observed)
                 of_output = sums.outputs[index]
                 exact = self._buffers.exact[: block.anchor.numel()]
                 rounded = values[index][start : start + BLOCK]

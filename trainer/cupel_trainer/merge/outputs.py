@@ -156,6 +156,11 @@ class PartialOutput:
         }
         self._log: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether something of it is on the disk."""
+        return self.folder.exists() or self.final.exists()
+
     def done(self) -> dict[str, dict[str, object]]:
         """What a killed merge has done of it, by tensor; the hashes of the bytes are checked.
 

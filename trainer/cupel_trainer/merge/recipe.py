@@ -12,6 +12,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cupel_trainer.errors import MergeRefused
+from cupel_trainer.merge.catalog import METHODS
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -50,7 +51,9 @@ class Recipe(BaseModel):
     out: Path = Field(description="Folder in which each output gets one of its own.")
     method: str = Field("linear", description="See `cupel merge methods`.")
     alphas: tuple[Finite, ...] = Field(
-        (), description="Of a sweep: 0 is the low end, 1 the high one; any other is allowed."
+        (),
+        description="Of a sweep: 0 is the low end, 1 the high one; any other is allowed. "
+        "Other methods: see `cupel merge methods`.",
     )
     coefficients: tuple[tuple[Finite, ...], ...] = Field(
         (), description="One row per output, one number per input, instead of alphas."
@@ -72,8 +75,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _has_outputs(self) -> Self:
-        if bool(self.alphas) == bool(self.coefficients):
-            raise ValueError("give either alphas or coefficients")
+        method = METHODS.get(self.method)  # an unknown one is refused with its name later
+        takes = method is not None and bool(method.alphas or method.coefficients)
+        if bool(self.alphas) == bool(self.coefficients) and (takes or self.alphas):
+            said = f"; to {self.method}, alphas are {method.alphas}" if method else ""
+            raise ValueError(f"give either alphas or coefficients{said}")
         for row in self.coefficients:
             if len(row) != len(self.inputs):
                 raise ValueError(f"{len(self.inputs)} inputs, but a row of {len(row)} coefficients")

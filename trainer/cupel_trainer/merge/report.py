@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from cupel_trainer.merge.one_pass import Blending, TensorDone
+from cupel_trainer.merge.one_pass import TensorDone
 from cupel_trainer.merge.statistics import OutputSums, TensorSums
 
 LAYER = re.compile(r"\.(?:layers|h|blocks?|layer)\.(\d+)\.")
@@ -31,11 +31,11 @@ class TensorRow:
     sums: TensorSums
 
     @classmethod
-    def of(cls, name: str, blending: Blending, done: TensorDone) -> TensorRow:
+    def of(cls, name: str, copies: Sequence[int | None], done: TensorDone) -> TensorRow:
         """From what the pass found; outputs that are copies get their sums without computing."""
         sums = done.sums
         for index in done.outputs:
-            source = blending.copies[index]
+            source = copies[index]
             if source is not None and sums.gram.numel():
                 step = 0.0 if source == 0 else float(sums.gram[source - 1, source - 1])
                 stayed = sums.elements if source == 0 else sums.standing

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cupel_trainer.errors import MergeRefused, OutputError
+from cupel_trainer.merge.adapter import AdapterBlending, LowRank
+from cupel_trainer.merge.adapter_agreement import check_adapters, open_adapters
 from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
-from cupel_trainer.merge.catalog import make_method
+from cupel_trainer.merge.catalog import find_entry, make_method
 from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
 from cupel_trainer.merge.manifest import (
     InputRecord,
@@ -23,14 +26,22 @@ from cupel_trainer.merge.manifest import (
     tensors_digest,
     versions,
 )
-from cupel_trainer.merge.methods.contract import Method
-from cupel_trainer.merge.one_pass import Blending, TensorDone, run_pass
-from cupel_trainer.merge.outputs import OutputLayout, PartialOutput, layout_like
+from cupel_trainer.merge.one_pass import (
+    Blending,
+    Sizing,
+    TensorDone,
+    hashes_of_input,
+    hashes_of_output,
+)
+from cupel_trainer.merge.outputs import OutputLayout, PartialOutput
 from cupel_trainer.merge.recipe import Recipe, alpha_name
 from cupel_trainer.merge.report import Report, TensorRow, write_report
 
 MARKER = ".cupel-merge"
 """Stands in the output folder while a merge is under way, with what it is making."""
+
+_OTHER_FILES = 256
+"""Open files that are none of ours: of the process that merges."""
 
 Progress = Callable[[int, int], None]
 """Called with bytes read so far and bytes to read."""
@@ -41,7 +52,7 @@ class Prepared:
     """A merge that has been checked and can begin."""
 
     recipe: Recipe
-    blending: Blending
+    blending: Blending | AdapterBlending
     names: tuple[str, ...]
     alphas: tuple[float | None, ...]
     warnings: tuple[str, ...]
@@ -63,25 +74,31 @@ def prepare(recipe: Recipe) -> Prepared:
         MergeRefused: They do not fit together, or the recipe makes no sense.
     """
     inputs = tuple(open_checkpoint(location) for location in recipe.inputs)
-    if any(each.adapter for each in inputs):
-        raise MergeRefused("these are LoRA adapters")  # replaced by the adapter's own path
-    warnings = check_agreement(inputs)
-    method = make_method(recipe)
-    count = len(recipe.alphas) or len(recipe.coefficients)
+    adapters = open_adapters(inputs) if any(each.adapter for each in inputs) else None
+    warnings = check_adapters(adapters) if adapters else check_agreement(inputs)
+    method = make_method(recipe, inputs)
+    if adapters:
+        method = LowRank(method)
+    count = len(recipe.alphas) or len(recipe.coefficients) or 1
     dtype = recipe.dtype.code if recipe.dtype else None
-    if dtype and all(
-        entry.dtype == dtype for entry in inputs[0].tensors.values() if entry.dtype in FLOATS
-    ):
+    entries = [entry for each in inputs for entry in each.tensors.values()]
+    if dtype and all(entry.dtype == dtype for entry in entries if entry.dtype in FLOATS):
         dtype = None
-    copies = [None if dtype else _copied(method, inputs, index) for index in range(count)]
+    copies = [None if dtype else method.copied(index, entries) for index in range(count)]
     if recipe.alphas:
         names = tuple(alpha_name(alpha) for alpha in recipe.alphas)
     elif count == 1:
         names = (recipe.method,)
     else:
         names = tuple(f"{recipe.method}_{index + 1}" for index in range(count))
-    alphas = recipe.alphas or (None,) * count
-    return Prepared(recipe, Blending(inputs, method, copies, dtype), names, alphas, warnings)
+    on_line = recipe.alphas and find_entry(recipe.method).between_ends
+    alphas = recipe.alphas if on_line else (None,) * count
+    blending = (
+        AdapterBlending(adapters, method, copies, dtype)
+        if adapters
+        else Blending(inputs, method, copies, dtype)
+    )
+    return Prepared(recipe, blending, names, alphas, warnings)
 
 
 def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Merged:
@@ -101,17 +118,18 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     """
     recipe, blending = prepared.recipe, prepared.blending
     out = recipe.out
-    layouts = [
-        layout_like(blending.inputs[source or 0], blending.dtype) for source in blending.copies
-    ]
+    layouts = [blending.layout(index) for index in range(len(blending.copies))]
     finals = [out / name for name in prepared.names]
+    outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
+    sizing = blending.size(recipe.memory_bytes)
+    _check_room(out, outputs)
+    _allow_open_files(blending, outputs)
     with _claimed(out, _plan(prepared), finals) as resumed:
-        outputs = [
-            PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)
-        ]
-        _check_room(out, outputs if not resumed else [])
         try:
-            rows = _fill(prepared, outputs, progress)
+            if not resumed:
+                for output in outputs:
+                    output.discard()  # at most a journal, of a merge that was killed at its end
+            rows = _fill(prepared, outputs, sizing, progress)
             _finish(prepared, outputs, rows)
         except MergeRefused:
             for output in outputs:
@@ -122,21 +140,9 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
                 output.close()
         report = Report.of(prepared.names, prepared.warnings, rows)
         write_report(report, out)
+    for output in outputs:
+        output.forget_journal()
     return Merged(tuple(finals), report)
-
-
-def _copied(method: Method, inputs: Sequence[Checkpoint], output: int) -> int | None:
-    """The input that an output equals, if every tensor's rule says so."""
-    if method.reads_ahead:
-        return None
-    found: set[int | None] = set()
-    for entry in inputs[0].tensors.values():
-        rule = method.rule(output, entry, None)
-        ones = [index + 1 for index, value in enumerate(rule.coefficients) if value == 1.0]
-        if rule.scale != 1.0 or any(value not in (0.0, 1.0) for value in rule.coefficients):
-            return None
-        found.add(ones[0] if len(ones) == 1 else None if ones else 0)
-    return found.pop() if len(found) == 1 else None
 
 
 def _plan(prepared: Prepared) -> str:
@@ -149,7 +155,7 @@ def _plan(prepared: Prepared) -> str:
 
 @contextmanager
 def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
-    """Holds the output folder for this merge; whether it goes on with a killed one is yielded."""
+    """Holds the output folder for a merge; yields whether one of its plan was killed there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         marker = out / MARKER
@@ -188,16 +194,35 @@ def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
 
 
 def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
-    needed = sum(output.layout.size_bytes for output in outputs)
-    free = shutil.disk_usage(out).free
+    """Refuses what the disk cannot hold; what a killed merge has begun has its room already."""
+    needed = sum(output.layout.size_bytes for output in outputs if not output.begun)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise OutputError(
             f"{out}: the outputs need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
         )
 
 
+def _allow_open_files(
+    blending: Blending | AdapterBlending, outputs: Sequence[PartialOutput]
+) -> None:
+    """Raises the limit of open files where many shards of many outputs need it."""
+    needed = sum(len(each.files) for each in blending.inputs)
+    needed += sum(2 * len(output.layout.files) + 1 for output in outputs) + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if needed > hard != resource.RLIM_INFINITY:
+        raise OutputError(
+            f"{needed} files are open at one time, this process may open {hard}: raise the limit "
+            "(ulimit -Hn), or make fewer outputs at a time"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def _fill(
-    prepared: Prepared, outputs: Sequence[PartialOutput], progress: Progress
+    prepared: Prepared, outputs: Sequence[PartialOutput], sizing: Sizing, progress: Progress
 ) -> dict[str, TensorRow]:
     """Writes all tensors of all outputs; returns what is known of each tensor."""
     blending = prepared.blending
@@ -206,8 +231,7 @@ def _fill(
     for output in outputs:
         if not output.final.exists():
             output.prepare()
-    total = sum(entry.size_bytes for entry in blending.inputs[0].tensors.values())
-    total *= len(blending.inputs)
+    total = sum(entry.size_bytes for each in blending.inputs for entry in each.tensors.values())
     read_bytes = 0
     progress(0, total)
 
@@ -215,7 +239,7 @@ def _fill(
         return frozenset(index for index, done in enumerate(had) if tensor in done)
 
     def note(tensor: str, done: TensorDone) -> None:
-        row = TensorRow.of(tensor, blending, done)
+        row = TensorRow.of(tensor, blending.copies, done)
         for index, sha256 in done.outputs.items():
             outputs[index].note(tensor, sha256, row.journal(index))
         for index, earlier in enumerate(had):
@@ -228,16 +252,15 @@ def _fill(
         read_bytes += count
         progress(read_bytes, total)
 
-    run_pass(
-        blending,
+    blending.run(
         outputs,
-        memory_bytes=prepared.recipe.memory_bytes,
+        sizing=sizing,
         skip=skip,
         finished=note,
         progress=read,
     )
     for position, checkpoint in enumerate(blending.inputs):
-        _check_tied(checkpoint, {name: row.inputs[position] for name, row in rows.items()})
+        _check_tied(checkpoint, hashes_of_input(rows, position))
     return rows
 
 
@@ -255,8 +278,6 @@ def _finish(
     for index, output in enumerate(outputs):
         if not output.final.exists():
             output.finish(make_manifest(prepared, index, output.layout, rows).content())
-    for output in outputs:
-        output.forget_journal()
 
 
 def make_manifest(
@@ -278,7 +299,7 @@ def make_manifest(
             tensors=hashes,
         )
         for position, checkpoint in enumerate(blending.inputs)
-        for hashes in [{name: rows[name].inputs[position] for name in sorted(rows)}]
+        for hashes in [hashes_of_input(rows, position)]
     )
     parameters = method.parameters(index)
     files = dict(layout.side_files)
@@ -296,7 +317,7 @@ def make_manifest(
             method.formula, parameters, blending.dtype, [each.digest for each in inputs]
         ),
         inputs=inputs,
-        tensors={name: rows[name].outputs[index] for name in sorted(rows)},
+        tensors=hashes_of_output(rows, index),
         files={name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
         versions=versions(),
     )

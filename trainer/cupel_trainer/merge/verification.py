@@ -10,7 +10,7 @@ from pathlib import Path
 from cupel_trainer.errors import TrainerError
 from cupel_trainer.merge.checkpoint import INDEX, MANIFEST, open_checkpoint
 from cupel_trainer.merge.manifest import Manifest, merge_digest, read_manifest, tensors_digest
-from cupel_trainer.merge.one_pass import TensorDone, run_pass
+from cupel_trainer.merge.one_pass import TensorDone, hashes_of_input, hashes_of_output
 from cupel_trainer.merge.places import Window, place_of
 from cupel_trainer.merge.recipe import make_recipe
 from cupel_trainer.merge.sweep import Prepared, prepare
@@ -109,20 +109,19 @@ def _recompute(found: Verified, memory_bytes: int, progress: Callable[[int, int]
         done += count
         progress(done, total)
 
-    run_pass(
-        prepared.blending,
+    prepared.blending.run(
         [_Nowhere()],
-        memory_bytes=memory_bytes,
+        sizing=prepared.blending.size(memory_bytes),
         finished=rows.__setitem__,
         progress=read,
     )
     for position, record in enumerate(manifest.inputs):
-        hashes = {name: row.inputs[position] for name, row in rows.items()}
+        hashes = hashes_of_input(rows, position)
         if tensors_digest(prepared.blending.inputs[position], hashes) != record.digest:
             found.not_recomputed = f"{record.location} is no longer what it was"
             return
     found.recomputed = True
-    again = {name: row.outputs[0] for name, row in rows.items()}
+    again = hashes_of_output(rows, 0)
     found.faults += [
         f"{fault} when computed once more"
         for fault in _differences("tensor", manifest.tensors, again)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cupel_trainer.merge.kernel import Block, Rule
+from cupel_trainer.merge.kernel import Rule
 from cupel_trainer.merge.layout import TensorEntry
-from cupel_trainer.merge.methods.contract import Blocks
+from cupel_trainer.merge.methods.contract import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,11 @@ class LayerAlpha:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Method):
     """A sweep of alphas over two ends."""
 
     alphas: Sequence[float]
     layers: Sequence[LayerAlpha] = ()
-    reads_ahead: bool = False
 
     @property
     def formula(self) -> str:
@@ -46,16 +45,9 @@ class Linear:
         layers = [[each.pattern, each.alpha, each.scale] for each in self.layers]
         return {"alpha": self.alphas[output], "layers": layers}
 
-    def observe(self, tensor: TensorEntry, blocks: Blocks) -> None:
-        """Nothing is to be known."""
-
     def rule(self, output: int, tensor: TensorEntry, observed: object) -> Rule:
         """The output's alpha, or the tensor's own."""
         return Rule(1.0, (self.alpha(output, tensor.name),))
-
-    def deltas(self, output: int, tensor: TensorEntry, block: Block, observed: object) -> Block:
-        """As they are."""
-        return block
 
     def alpha(self, output: int, name: str) -> float:
         """The alpha of one tensor in one output."""
@@ -68,16 +60,14 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighted:
+class Weighted(Method):
     """Any number of checkpoints with given coefficients: sum of c_i * x_i.
 
-    With equal coefficients 1/n it is the uniform soup of arXiv 2203.05482, with two checkpoints
-    of which the first is the zero-shot one WiSE-FT, arXiv 2109.01903.
+    The weighted form of the soup of arXiv 2203.05482; coefficients need not add up to 1.
     """
 
     coefficients: Sequence[Sequence[float]]
     """One row per output, one coefficient per checkpoint in each."""
-    reads_ahead: bool = False
 
     @property
     def formula(self) -> str:
@@ -88,16 +78,9 @@ class Weighted:
         """The output's coefficients."""
         return {"coefficients": list(self.coefficients[output])}
 
-    def observe(self, tensor: TensorEntry, blocks: Blocks) -> None:
-        """Nothing is to be known."""
-
     def rule(self, output: int, tensor: TensorEntry, observed: object) -> Rule:
         """x_0 takes what the sum leaves, so that c = (1, 0, ...) is x_0 itself."""
         row = self.coefficients[output]
         total = sum(row)
         # Sums such as 0.3 + 0.7 may miss 1 by a unit in the last place, which was not meant.
         return Rule(1.0 if abs(total - 1.0) < 1e-12 else total, tuple(row[1:]))
-
-    def deltas(self, output: int, tensor: TensorEntry, block: Block, observed: object) -> Block:
-        """As they are."""
-        return block
