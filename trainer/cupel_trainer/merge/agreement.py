@@ -68,7 +68,7 @@ def config_differences(
     Returns:
         The other's values, by the settings that differ; None where it lacks one.
     """
-    return {key: other.get(key) for key in _differing(first, other, _CONFIG_IGNORED)}
+    return {key: other.get(key) for key in differing(first, other, _CONFIG_IGNORED)}
 
 
 def is_tied(checkpoint: Checkpoint) -> bool:
