@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from asking import TOLERANCE, ask, distance
-from broken_streams import BreaksOff, Promises
+from broken_streams import BreaksOff, Promises, Stream
 from stage import Trial, make_swapper, need_vllm, started_engine
 
 from cupel_trainer.engine import OfflineEngine
@@ -102,7 +102,7 @@ def test_a_swap_that_broke_off_in_the_engine_can_be_done_again(llm: LLM, tied_tr
         def update_weights(self, update_info: dict[str, object]) -> None:
             self.sent += 1
             if self.sent == 3:
-                update_info = {"tensors": [(QUERY, "no_dtype", [64, 64], 0)]}
+                update_info = update_info | {"tensors": [(QUERY, "no_dtype", [64, 64], 0)]}
             super().update_weights(update_info)
 
     with (
@@ -112,6 +112,46 @@ def test_a_swap_that_broke_off_in_the_engine_can_be_done_again(llm: LLM, tied_tr
         swapper.swap(1.0)
     swap_to(-0.3, llm, tied_trial)
     assert distance(ask(llm), tied_trial.fresh[-0.3]) < TOLERANCE
+
+
+def test_a_swap_that_another_took_over_from_fails_and_the_other_holds(
+    llm: LLM, tied_trial: Trial
+) -> None:
+    class Overtaken(Stream):
+        def tensors(self, alpha):
+            for count, pair in enumerate(self.of.tensors(alpha)):
+                if count == 13:
+                    swap_to(0.3, llm, tied_trial)
+                yield pair
+
+    with (
+        make_swapper(llm, tied_trial, Overtaken(tied_trial.lerp())) as swapper,
+        pytest.raises(EngineError, match="Unless another swap took over"),
+    ):
+        swapper.swap(1.3)
+    assert OfflineEngine(llm).weight_version() == tied_trial.lerp().digest(0.3)
+    assert distance(ask(llm), tied_trial.fresh[0.3]) < TOLERANCE
+
+
+def test_a_swap_cannot_end_another(llm: LLM, tied_trial: Trial) -> None:
+    class Late(OfflineEngine):
+        """Just before it is to end its swap, another one begins, and breaks off."""
+
+        def call_workers(self, method: str, **arguments: object) -> list[dict[str, list[str]]]:
+            if method == "end_swap":
+                broken = BreaksOff(tied_trial.lerp(), after=13)
+                with make_swapper(llm, tied_trial, broken) as other, pytest.raises(EngineError):
+                    other.swap(1.0)
+            return super().call_workers(method, **arguments)
+
+    with (
+        make_swapper(llm, tied_trial, engine=Late(llm)) as swapper,
+        pytest.raises(EngineError, match="another swap of weights has taken over"),
+    ):
+        swapper.swap(1.3)
+    assert OfflineEngine(llm).weight_version() == UNFINISHED_VERSION
+    swap_to(1.3, llm, tied_trial)
+    assert distance(ask(llm), tied_trial.fresh[1.3]) < TOLERANCE
 
 
 def test_an_engine_without_the_extension_says_what_to_start_it_with(tied_trial: Trial) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -165,6 +167,16 @@ def test_a_server_that_says_no_is_quoted(server: Server) -> None:
         pytest.raises(EngineError, match="update_weights: 500: .*worker said no"),
     ):
         engine.update_weights({})
+
+
+def test_handles_of_gpu_memory_travel_as_vllm_expects_them(server: Server) -> None:
+    handles = [{"GPU-1": (b"\x00raw", 3)}]
+    with ServerEngine(server.url) as engine, pytest.raises(EngineError):
+        engine.update_weights({"names": ["a"], "ipc_handles": handles})
+    ((_, document, _),) = server.seen
+    assert document["update_info"].keys() == {"names", "ipc_handles_pickled"}
+    raw = base64.b64decode(document["update_info"]["ipc_handles_pickled"])
+    assert pickle.loads(raw) == handles  # noqa: S301  # written here
 
 
 def test_a_server_without_its_development_mode_says_how_to_start_it(server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
@@ -137,8 +139,15 @@ class ServerEngine:
         self._call("POST", "/start_weight_update")
 
     def update_weights(self, update_info: dict[str, object]) -> None:
-        """See `WeightSyncClient`."""
-        self._call("POST", "/update_weights", {"update_info": update_info})
+        """See `WeightSyncClient`.
+
+        Handles of GPU memory (vLLM's IPC transport) travel as vLLM's own client sends them; the
+        server takes those only with VLLM_ALLOW_INSECURE_SERIALIZATION=1.
+        """
+        document = dict(update_info)
+        if (handles := document.pop("ipc_handles", None)) is not None:
+            document["ipc_handles_pickled"] = base64.b64encode(pickle.dumps(handles)).decode()
+        self._call("POST", "/update_weights", {"update_info": document})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """See `WeightSyncClient`."""

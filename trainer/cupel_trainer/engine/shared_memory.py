@@ -50,8 +50,9 @@ class SharedMemoryInitInfo(WeightTransferInitInfo):  # type: ignore[misc]  # vLL
 
 @dataclass
 class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]  # as above
-    """Which tensors lie in the chunk: name, dtype, shape, offset in bytes."""
+    """Where a chunk lies, and which tensors it holds: name, dtype, shape, offset in bytes."""
 
+    path: str
     tensors: list[tuple[str, str, list[int], int]]
 
 
@@ -99,12 +100,18 @@ class SharedMemoryEngine(WeightTransferEngine):  # type: ignore[misc]  # as abov
             super().update_weights(update_info)
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
-        """Copies one chunk's tensors out of shared memory and loads them into the model."""
+        """Copies one chunk's tensors out of shared memory and loads them into the model.
+
+        Raises:
+            ValueError: It comes from another sender than the one that announced itself last.
+        """
+        if update_info.path != self._path:
+            raise ValueError("another sender has taken over")
         from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 
         # A chunk holds a part of the model only: what is missing comes in the next.
         with disable_mtp_completeness_check():
-            self.model.load_weights(_read(self._path, update_info))
+            self.model.load_weights(_read(update_info))
 
     def finish_weight_update(self) -> None:
         """Puts the layers back to work, also those that got no weights."""
@@ -132,6 +139,7 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[mi
         super().__init__(client=client, source=source, is_sender=is_sender)
         self._chunk_bytes = chunk_bytes
         self._file = os.fdopen(os.memfd_create(BACKEND), "wb")
+        self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
 
     @classmethod
     def trainer_init(
@@ -151,9 +159,8 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[mi
             chunk_bytes=init_info.chunk_bytes,
         )
         if engine.is_sender:
-            path = f"/proc/{os.getpid()}/fd/{engine._file.fileno()}"
             try:
-                client.init_weight_transfer_engine({"path": path})
+                client.init_weight_transfer_engine({"path": engine._path})
             except BaseException:
                 engine.shutdown()
                 raise
@@ -165,10 +172,12 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[mi
             for _ in self.source:  # gathering a sharded tensor takes every rank
                 pass
             return
+        # Again, because another sender may have been at work since: its chunks are refused now.
+        self.client.init_weight_transfer_engine({"path": self._path})
         self.client.start_weight_update()
         try:
             for tensors in self._write_chunks():
-                self.client.update_weights({"tensors": tensors})
+                self.client.update_weights({"path": self._path, "tensors": tensors})
         finally:
             self._file.seek(0)
             self._file.truncate()  # gives the memory back
@@ -196,9 +205,9 @@ class SharedMemoryTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[mi
             yield tensors
 
 
-def _read(path: str, update_info: SharedMemoryUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(update_info: SharedMemoryUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
     """Copies tensors out: vLLM keeps some until their layer is complete, in a later chunk."""
-    with Path(path).open("rb") as file:
+    with Path(update_info.path).open("rb") as file:
         for name, dtype_name, shape, offset in update_info.tensors:
             tensor = torch.empty(shape, dtype=getattr(torch, dtype_name))
             file.seek(offset)

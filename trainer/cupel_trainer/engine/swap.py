@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,19 +127,21 @@ class WeightSwapper:
         self._check()
         engine.pause()
         started = time.perf_counter()
+        swap_id = secrets.token_hex(8)
         try:
-            engine.call_workers("begin_swap")
+            engine.call_workers("begin_swap", swap_id=swap_id)
             engine.set_weight_version(UNFINISHED_VERSION)
             self._source.alpha = alpha
             self._sender.send_weights()
             digest = self._stream.digest(alpha)
-            engine.call_workers("end_swap")
+            engine.call_workers("end_swap", swap_id=swap_id)
             engine.set_weight_version(digest)
             engine.resume()
         except Exception as error:
             raise EngineError(
-                f"the swap to alpha {alpha:g} broke off: {error}\nThe engine's weights are mixed; "
-                "it answers nothing now. Swap it again once the cause is gone, or restart it."
+                f"the swap to alpha {alpha:g} broke off: {error}\nUnless another swap took over, "
+                "the engine holds mixed weights and answers nothing now. "
+                "Swap it again once the cause is gone, or restart it."
             ) from error
         return Swap(
             alpha=alpha,

@@ -52,17 +52,28 @@ class SwapWorker:
         shapes = {name: tuple(shape) for name, shape in tensors}
         return {"refused": model_differences(served, shapes, config)}
 
-    def begin_swap(self) -> dict[str, list[str]]:
-        """From here on the worker refuses to run the model."""
+    def begin_swap(self, swap_id: str) -> dict[str, list[str]]:
+        """From here on the worker refuses to run the model, until this very swap ends.
+
+        Args:
+            swap_id: Of this swap alone: one that it takes over from cannot end it.
+        """
         if "execute_model" in self.__dict__:
             self._close_broken_update()
+        self._swap_id = swap_id
         # On the instance: vLLM forbids extensions to replace a method of its class, and a hook in
         # the model would not run where a CUDA graph is replayed.
         self.execute_model = self._refuse_to_execute
         return {}
 
-    def end_swap(self) -> dict[str, list[str]]:
-        """Lets the model run again; call it only when every tensor was loaded."""
+    def end_swap(self, swap_id: str) -> dict[str, list[str]]:
+        """Lets the model run again; call it only when every tensor was loaded.
+
+        Raises:
+            RuntimeError: Another swap has begun since.
+        """
+        if swap_id != self._swap_id:
+            raise RuntimeError("Cupel: another swap of weights has taken over")
         if self.device.type == "cpu":
             _repack_output_embeddings(self.model_runner.get_model())
         self.__dict__.pop("execute_model", None)
