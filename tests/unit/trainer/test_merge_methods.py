@@ -21,12 +21,13 @@ from cupel_trainer.merge.command import merge_app
 from cupel_trainer.merge.kernel import BLOCK, Block, round_to
 from cupel_trainer.merge.methods.dare import keep
 from cupel_trainer.merge.methods.ties import kth_largest
-from cupel_trainer.merge.one_pass import Blending, Sizing, TensorDone, Worker, _buffers
+from cupel_trainer.merge.one_pass import Blending, Sizing
 from cupel_trainer.merge.recipe import make_recipe
 from cupel_trainer.merge.report import as_markdown
 from cupel_trainer.merge.statistics import row_signs, rows_of
 from cupel_trainer.merge.sweep import Merged, Prepared, prepare, run
 from cupel_trainer.merge.verification import verify
+from cupel_trainer.merge.worker import TensorDone, Worker, new_buffers
 
 Numbers = Sequence[float]
 
@@ -364,7 +365,7 @@ def hashes(blending: Blending, elements: int) -> dict[str, dict[int, str]]:
         readers,
         row_signs(rows_of(max(entry.elements for entry in entries))),
         sizing,
-        _buffers(blending, sizing),
+        new_buffers(blending, sizing),
         threading.Event(),
         lambda count: None,
     )

@@ -28,10 +28,11 @@ from cupel_trainer.merge.layout import TensorEntry, format_header, parse_layout,
 from cupel_trainer.merge.lora import Adapter, Pair, base_name
 from cupel_trainer.merge.low_rank import Factors, measure_error, measure_inputs, measure_step
 from cupel_trainer.merge.methods.contract import Method
-from cupel_trainer.merge.one_pass import Blending, Finished, Sink, Sizing, Skip, TensorDone
+from cupel_trainer.merge.one_pass import Blending, Finished, Sink, Sizing, Skip
 from cupel_trainer.merge.outputs import OutputLayout, layout_like
 from cupel_trainer.merge.places import Reader, Window
 from cupel_trainer.merge.statistics import OutputSums, TensorSums
+from cupel_trainer.merge.worker import TensorDone
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from cupel_trainer.merge.one_pass import TensorDone
 from cupel_trainer.merge.statistics import OutputSums, TensorSums
+from cupel_trainer.merge.worker import TensorDone
 
 LAYER = re.compile(r"\.(?:layers|h|blocks?|layer)\.(\d+)\.")
 """The layer's number in a tensor's name, as the hub's models have it."""

@@ -29,13 +29,13 @@ from cupel_trainer.merge.manifest import (
 from cupel_trainer.merge.one_pass import (
     Blending,
     Sizing,
-    TensorDone,
     hashes_of_input,
     hashes_of_output,
 )
 from cupel_trainer.merge.outputs import OutputLayout, PartialOutput
 from cupel_trainer.merge.recipe import Recipe, alpha_name
 from cupel_trainer.merge.report import Report, TensorRow, write_report
+from cupel_trainer.merge.worker import TensorDone
 
 MARKER = ".cupel-merge"
 """Stands in the output folder while a merge is under way, with what it is making."""

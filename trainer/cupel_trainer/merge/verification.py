@@ -10,10 +10,11 @@ from pathlib import Path
 from cupel_trainer.errors import TrainerError
 from cupel_trainer.merge.checkpoint import INDEX, MANIFEST, open_checkpoint
 from cupel_trainer.merge.manifest import Manifest, merge_digest, read_manifest, tensors_digest
-from cupel_trainer.merge.one_pass import TensorDone, hashes_of_input, hashes_of_output
+from cupel_trainer.merge.one_pass import hashes_of_input, hashes_of_output
 from cupel_trainer.merge.places import Window, place_of
 from cupel_trainer.merge.recipe import make_recipe
 from cupel_trainer.merge.sweep import Prepared, prepare
+from cupel_trainer.merge.worker import TensorDone
 
 _READ_BYTES = 8 << 20
 
