@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from asking import TOLERANCE, ask, distance
 from stage import ALPHAS, TIED, Trial, make_swapper, make_trial, need_vllm, started_engine
 from tiny_models import Kind
 
-from cupel_trainer.engine import OfflineEngine, WeightSwapper
+from cupel_trainer.engine import OfflineEngine, WeightSwapper, engine_options
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -90,3 +91,20 @@ def test_the_weight_version_is_the_digest_of_the_same_merge_on_disk(running: Run
     assert done.weight_version in json.dumps(manifest)
     assert OfflineEngine(running.llm).weight_version() == done.weight_version
     assert done.previous_version == running.trial.lerp().digest(0.0)
+
+
+def test_two_workers_that_hold_half_a_model_each_are_swapped_together(
+    tied_trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        pytest.skip("two workers need two cores")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "|".join(map(str, cores)))
+    options = engine_options() | {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+    with (
+        started_engine(tied_trial.ends.low, options) as llm,
+        make_swapper(llm, tied_trial) as swapper,
+    ):
+        for alpha in (1.3, -0.3):
+            swapper.swap(alpha)
+            assert distance(ask(llm), tied_trial.fresh[alpha]) < TOLERANCE
