@@ -368,7 +368,7 @@ def test_nan_fails_closed_and_leaves_nothing(tmp_path: Path) -> None:
     bad = write_adapter(tmp_path / "bad", tensors)
     with pytest.raises(MergeRefused, match=r"q_proj.lora_B.weight holds nan or inf: .*/bad"):
         merge(low, bad, alphas=[0.5, 1], out=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_values_that_overflow_are_refused(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def test_a_sweep_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     low, high = write_pair(tmp_path)
-    out = tmp_path / "out"
-    code, said = cupel(capsys, "merge", low, high, "--alphas=0.5", "--out", out, "--check")
+    before = content(tmp_path)
+    code, said = cupel(capsys, "merge", low, high, "--alphas=0.5", "--check")
     assert (code, "2 checkpoints fit together" in said) == (0, True)
-    assert not out.exists()
+    assert content(tmp_path) == before
 
 
 def test_a_recipe_says_the_same_as_the_command_line(
@@ -74,6 +74,9 @@ def test_coefficients_for_three(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--alphas=0.5", "--out", "o", "--memory", "much"], "say it like 800M"),
         (["--alphas=0.5", "--out", "o", "--memory", "64M"], "allow at least"),
         (["--alphas=0.5", "--out", "o", "--layer", "x"], "say it like"),
+        (["--alphas=0.5", "--out", "o", "--layer", "x=1,2"], "say it like"),
+        (["--alphas=0.5", "--out", "o", "--memory", "1.2.3G"], "say it like 800M"),
+        (["--recipe", "r.toml", "--out", "o"], "give either --recipe or the merge itself"),
         (["--alphas=0.5", "--out", "o", "--dtype", "int4"], "dtype"),
         (["--coefficients", "1", "--out", "o"], "a row of 1 coefficients"),
     ],

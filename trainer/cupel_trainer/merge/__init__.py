@@ -19,7 +19,13 @@ __all__ = ["merge", "merge_recipe"]
 
 
 def merge(
-    low: str, high: str, *, alphas: Sequence[float], out: Path | str, dtype: str | None = None
+    low: str,
+    high: str,
+    *,
+    alphas: Sequence[float],
+    out: Path | str,
+    dtype: str | None = None,
+    memory_bytes: int = 1_400_000_000,
 ) -> Merged:
     """Makes theta(alpha) = low + alpha * (high - low) for every alpha, reading each end once.
 
@@ -29,6 +35,7 @@ def merge(
         alphas: Any finite numbers; beyond [0, 1] extrapolates.
         out: Folder in which each output gets one of its own, `alpha_0.5`.
         dtype: `bfloat16`, `float16` or `float32`; by default as the ends.
+        memory_bytes: What the whole process may use, with what it holds already.
 
     Returns:
         The folders and the report.
@@ -38,7 +45,13 @@ def merge(
     """
     from cupel_trainer.merge.recipe import make_recipe
 
-    fields = {"inputs": (low, high), "alphas": tuple(alphas), "out": out, "dtype": dtype}
+    fields: dict[str, object] = {
+        "inputs": (low, high),
+        "alphas": tuple(alphas),
+        "out": out,
+        "dtype": dtype,
+        "memory_bytes": memory_bytes,
+    }
     return merge_recipe(make_recipe(fields))
 
 

@@ -24,7 +24,13 @@ from cupel_trainer.errors import MergeRefused
 from cupel_trainer.merge.adapter_agreement import merged_config, modules_of
 from cupel_trainer.merge.checkpoint import ADAPTER, ADAPTER_CONFIG, Checkpoint
 from cupel_trainer.merge.kernel import BLOCK, TORCH_DTYPES, Rule, decode, round_to
-from cupel_trainer.merge.layout import TensorEntry, format_header, parse_layout, read_metadata
+from cupel_trainer.merge.layout import (
+    ITEM_BYTES,
+    TensorEntry,
+    format_header,
+    parse_layout,
+    read_metadata,
+)
 from cupel_trainer.merge.lora import Adapter, Pair, base_name
 from cupel_trainer.merge.low_rank import Factors, measure_error, measure_inputs, measure_step
 from cupel_trainer.merge.methods.contract import Method
@@ -92,7 +98,7 @@ class AdapterBlending:
         (file,) = self.inputs[0].files
         header = format_header(tensors, read_metadata(file))
         data_bytes = sum(
-            TensorEntry(name, dtype, shape, 0, 0).elements * TORCH_DTYPES[dtype].itemsize
+            TensorEntry(name, dtype, shape, 0, 0).elements * ITEM_BYTES[dtype]
             for name, dtype, shape in tensors
         )
         side_files = dict(layout_like(self.inputs[0], None).side_files)

@@ -22,11 +22,19 @@ _CONFIG_IGNORED = {
     *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"),
     *("base_model_name_or_path", "inference_mode", "revision", "peft_version"),
 }
-_TOKENIZER_CONFIG_IGNORED = {"name_or_path", "tokenizer_file", "transformers_version"}
+_TOKENIZER_CONFIG_IGNORED = {
+    *("name_or_path", "tokenizer_file", "transformers_version", "processor_class"),
+    *("padding_side", "truncation_side", "model_max_length"),
+}
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"),
-    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"),
+    *(_TOKENIZER, _TOKENIZER_CONFIG, "tokenizer.model", "tokenizer.model.v3", "tekken.json"),
+    *("spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json"),
 )
+# What these say stands in tokenizer.json, too.
+_SLOW_FILES = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 _WORTH_A_WARNING = ("generation_config.json", "chat_template.jinja", "chat_template.json")
 
 
@@ -140,8 +148,28 @@ def _config_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
     if first.adapter != other.adapter:
         return [f"one of {first.location}, {other.location} is an adapter, the other is not"]
     name = ADAPTER_CONFIG if first.adapter else "config.json"
-    keys = differing(first.config, other.config, _CONFIG_IGNORED)
-    return _shortened([_said(name, key, first, first.config, other, other.config) for key in keys])
+    mine, theirs = (_normalised(each.config) for each in (first, other))
+    ignored = set(_CONFIG_IGNORED)
+    if "layer_types" not in mine or "layer_types" not in theirs:
+        ignored.add("layer_types")  # older libraries did not write it
+    keys = differing(mine, theirs, ignored)
+    return _shortened([_said(name, key, first, mine, other, theirs) for key in keys])
+
+
+def _normalised(config: Mapping[str, object]) -> dict[str, object]:
+    """A config without what says nothing, and with what versions of the library say differently."""
+    document = {key: value for key, value in config.items() if value is not None}
+    if not document.get("use_sliding_window", True):
+        document.pop("sliding_window", None)
+    rope = document.pop("rope_parameters", None) or document.pop("rope_scaling", None)
+    if isinstance(rope, dict):
+        rope = {key: value for key, value in rope.items() if value is not None}
+        if "rope_theta" in rope:
+            document["rope_theta"] = rope.pop("rope_theta")
+        kind = rope.pop("rope_type", rope.pop("type", "default"))
+        if rope or kind != "default":
+            document["rope_parameters"] = {"rope_type": kind, **rope}
+    return document
 
 
 def file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
@@ -149,10 +177,12 @@ def file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
     faults = []
     for name in _TOKENIZER_FILES:
         here, there = (name in each.side_files for each in (first, other))
+        if name in _SLOW_FILES and _tokenizer_is_the_same(first, other):
+            continue
         if here != there:
             has, lacks = (first, other) if here else (other, first)
             faults.append(f"{has.location} has {name}, {lacks.location} does not")
-        elif here and name == "tokenizer_config.json":
+        elif here and name == _TOKENIZER_CONFIG:
             mine, theirs = (read_json(each.place, name, {name: 0}) for each in (first, other))
             faults += [
                 _said(name, key, first, mine, other, theirs)
@@ -164,6 +194,11 @@ def file_faults(first: Checkpoint, other: Checkpoint) -> list[str]:
     return _shortened(faults)
 
 
+def _tokenizer_is_the_same(first: Checkpoint, other: Checkpoint) -> bool:
+    mine, theirs = (_content(each, _TOKENIZER) for each in (first, other))
+    return mine is not None and mine == theirs
+
+
 def file_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
     """Differences between the files beside the weights that do not forbid a merge."""
     warnings = [
@@ -171,7 +206,7 @@ def file_warnings(first: Checkpoint, other: Checkpoint) -> list[str]:
         for name in _WORTH_A_WARNING
         if _content(first, name) != _content(other, name)
     ]
-    name = "tokenizer_config.json"
+    name = _TOKENIZER_CONFIG
     if name in first.side_files and name in other.side_files:
         templates = [
             read_json(each.place, name, {name: 0}).get("chat_template") for each in (first, other)
@@ -187,12 +222,16 @@ def _content(checkpoint: Checkpoint, name: str) -> object:
     if name not in checkpoint.side_files:
         return None
     content = checkpoint.place.read_whole(name)
-    if name.endswith(".json"):
-        try:
-            return json.loads(content)  # another order of keys is no difference
-        except ValueError:
-            return content
-    return content
+    if not name.endswith(".json"):
+        return content
+    try:
+        document = json.loads(content)  # another order of keys is no difference
+    except ValueError:
+        return content
+    if name == _TOKENIZER and isinstance(document, dict):
+        for how in ("truncation", "padding"):  # of the last call, no part of the tokens
+            document.pop(how, None)
+    return document
 
 
 def differing(

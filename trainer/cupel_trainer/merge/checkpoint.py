@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -17,11 +18,15 @@ ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 MANIFEST = "cupel_merge.json"
 
-SIDE_FILE_BYTES_MAX = 256 * 1024 * 1024
+SIDE_FILE_BYTES_MAX = 64 * 1024 * 1024
 """A file beside the weights that is larger is no part of a model."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
-_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "zero_")
+_ARCHIVES = (".zip", ".tar", ".gz", ".pkl", ".npz", ".parquet")
+_TRAINING = (
+    *("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "zero_"),
+    *("events.out.tfevents", "latest", "scaler"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,9 @@ def _weight_files(place: Place, sizes: Mapping[str, int]) -> tuple[list[str], by
         for name in names:
             if name not in sizes:
                 raise CheckpointError(f"{where}: {INDEX} names {name}, which is not there")
-        strays = {name for name in sizes if name.endswith(".safetensors")} - {*names, ADAPTER}
+        # Other weights beside them, such as Mistral's consolidated.safetensors, are none of ours.
+        shards = {name for name in sizes if re.fullmatch(r"model-.*\.safetensors", name)}
+        strays = shards - set(names)
         if strays:
             raise CheckpointError(f"{where}: {INDEX} does not name {', '.join(sorted(strays))}")
         return names, index, False
@@ -183,7 +190,7 @@ def _read_layout(place: Place, name: str, sizes: Mapping[str, int]) -> FileLayou
 
 def _is_side_file(name: str, size_bytes: int) -> bool:
     return (
-        not name.endswith((*_WEIGHTS, ".index.json", ".lock"))
+        not name.endswith((*_WEIGHTS, *_ARCHIVES, ".index.json", ".lock"))
         and not name.startswith((".", *_TRAINING))
         and name != MANIFEST
         and size_bytes <= SIDE_FILE_BYTES_MAX

@@ -95,15 +95,15 @@ def merge_checkpoints(
         from cupel_trainer.merge.sweep import prepare, run
 
         if recipe is not None:
-            if inputs or alphas or coefficients or layer or option:
+            if inputs or alphas or coefficients or layer or option or out or dtype:
                 raise typer.BadParameter("give either --recipe or the merge itself")
             what = read_recipe(recipe)
         else:
-            if out is None:
+            if out is None and not check_only:
                 raise typer.BadParameter("say where to: --out DIR")
             fields: dict[str, object] = {
                 "inputs": tuple(inputs or ()),
-                "out": out,
+                "out": (out or Path()).expanduser(),
                 "method": method,
                 "alphas": _numbers(alphas, "--alphas"),
                 "coefficients": [_numbers(row, "--coefficients") for row in coefficients or ()],
@@ -114,9 +114,9 @@ def merge_checkpoints(
             }
             what = make_recipe(fields)
         prepared = prepare(what)
-        for warning in prepared.warnings:
-            typer.echo(f"cupel: warning: {warning}", err=True)
         if check_only:
+            for warning in prepared.warnings:
+                typer.echo(f"warning: {warning}", err=True)
             typer.echo(f"{len(what.inputs)} checkpoints fit together")
             return
         with _progress_bar() as progress:
@@ -223,12 +223,12 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...]:
 def _layer(text: str) -> dict[str, object]:
     pattern, separator, value = text.rpartition("=")
     key = "scale" if value.startswith("x") else "alpha"
-    (number,) = _numbers(value.removeprefix("x"), "--layer") or (None,)
-    if not separator or number is None:
+    numbers = _numbers(value.removeprefix("x"), "--layer")
+    if not separator or len(numbers) != 1:
         raise typer.BadParameter(
             f"--layer {text!r}: say it like 'model.layers.0.*=0.3' or '*=x0.5'"
         )
-    return {"pattern": pattern, key: number}
+    return {"pattern": pattern, key: numbers[0]}
 
 
 def _option(text: str) -> tuple[str, float]:
@@ -240,7 +240,7 @@ def _option(text: str) -> tuple[str, float]:
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"([\d.]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if found is None:
         raise typer.BadParameter(f"--memory {text!r}: say it like 800M or 1.4G")
     return int(float(found[1]) * SUFFIXES[found[2].upper()])

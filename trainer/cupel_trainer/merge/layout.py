@@ -70,6 +70,8 @@ def header_bytes(name: str, first: bytes, size_bytes: int) -> int:
     """
     if len(first) < 8:
         raise CheckpointError(f"{name}: only {size_bytes} bytes, not a safetensors file")
+    if first.startswith(b"version "):
+        raise CheckpointError(f"{name}: a Git LFS pointer, not the file itself: run git lfs pull")
     length = int.from_bytes(first[:8], "little")
     if length > HEADER_BYTES_MAX:
         raise CheckpointError(f"{name}: not a safetensors file (a header of {length} bytes)")

@@ -47,6 +47,7 @@ class Manifest(Document):
     digest: str = Field(description="SHA-256 over formula, parameters, dtype, inputs' digests.")
     inputs: tuple[InputRecord, ...]
     tensors: dict[str, str] = Field(description="SHA-256 of each tensor's bytes, by name.")
+    headers: dict[str, str] = Field(description="SHA-256 of each weight file's header.")
     files: dict[str, str] = Field(description="SHA-256 of each other file of the folder.")
     versions: dict[str, str]
 

@@ -12,8 +12,9 @@ import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -30,10 +31,11 @@ from cupel_trainer.merge.methods.contract import Method
 from cupel_trainer.merge.outputs import OutputLayout, layout_like
 from cupel_trainer.merge.places import PAGE, Reader
 from cupel_trainer.merge.statistics import (
+    SKETCH,
     row_signs,
     rows_of,
 )
-from cupel_trainer.merge.worker import TensorDone, Worker, new_buffers
+from cupel_trainer.merge.worker import Stopped, TensorDone, Worker, new_buffers
 
 STRETCH_BYTES = 8 * 1024 * 1024
 """Longest stretch of a tensor that a worker holds of each input and output."""
@@ -41,6 +43,8 @@ _LEAST_ELEMENTS = BLOCK
 _RESERVE_BYTES = 128 * 1024 * 1024
 """Room for what is no buffer of ours: the interpreter's and torch's own allocations."""
 
+_ROW_BYTES = SKETCH * 4 + 4096
+"""What is kept of each tensor until the report is written."""
 
 Skip = Callable[[str], frozenset[int]]
 """The outputs that have a tensor already, by its name."""
@@ -144,7 +148,7 @@ class Sizing:
             for entry in blending.inputs[0].tensors.values()
         )
         windows = len(blending.inputs) + len(blending.copies)
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        used = _resident_bytes() + len(blending.inputs[0].tensors) * _ROW_BYTES
         free = memory_bytes - used - _RESERVE_BYTES
         blocks = (len(blending.inputs) + 4) * BLOCK * 8  # the float64 values of one block
         most = STRETCH_BYTES // item_bytes
@@ -198,8 +202,8 @@ def run_pass(
             if not hasattr(local, "buffers"):
                 local.buffers = new_buffers(blending, sizing)
             worker = Worker(blending, sinks, readers, signs, sizing, local.buffers, stop, progress)
-            done = worker.merge(entry, skip(entry.name))
-            if done is not None:
+            with suppress(Stopped):
+                done = worker.merge(entry, skip(entry.name))
                 with lock:
                     finished(entry.name, done)
 
@@ -212,6 +216,12 @@ def run_pass(
             stop.set()  # also on Ctrl-C: nobody begins another tensor
         for future in done:
             future.result()
+
+
+def _resident_bytes() -> int:
+    """What this process holds now; not the most that it ever held."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
 
 
 def _open_readers(stack: ExitStack, checkpoint: Checkpoint) -> dict[str, Reader]:

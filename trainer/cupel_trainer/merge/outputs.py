@@ -54,7 +54,7 @@ def layout_like(source: Checkpoint, dtype: str | None) -> OutputLayout:
     if index is not None:
         document = json.loads(index)
         total = sum(entry.size_bytes for file in files for entry in file.tensors)
-        document["metadata"] = {**document.get("metadata", {}), "total_size": total}
+        document["metadata"] = {**(document.get("metadata") or {}), "total_size": total}
         index = json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
     if "config.json" in side_files:
         side_files["config.json"] = _with_dtype(side_files["config.json"], dtype)
@@ -157,6 +157,11 @@ class PartialOutput:
         self._log: int | None = None
 
     @property
+    def tensors(self) -> int:
+        """How many tensors it has."""
+        return len(self._entries)
+
+    @property
     def begun(self) -> bool:
         """Whether something of it is on the disk."""
         return self.folder.exists() or self.final.exists()
@@ -239,6 +244,8 @@ class PartialOutput:
                     file.flush()
                     os.fsync(file.fileno())
             _sync_folder(self.folder)
+            if self._log is not None:
+                os.fsync(self._log)  # a finished folder must not outlive what is known of it
             self.folder.rename(self.final)
             _sync_folder(self.final.parent)
         except OSError as error:
@@ -266,13 +273,19 @@ class PartialOutput:
     def _append(self, document: Mapping[str, object]) -> None:
         if self._log is None:
             raise OutputError(f"{self.folder}: not prepared")
-        os.write(self._log, json.dumps(document).encode() + b"\n")
+        line = json.dumps(document).encode() + b"\n"
+        try:
+            if os.write(self._log, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OutputError(f"{self._journal}: {error.strerror}") from error
 
     def _journal_lines(self) -> list[dict[str, object]]:
         if not self._journal.exists():
             return []
         lines = self._journal.read_bytes().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        parsed = [_parse(line) for line in lines if line.endswith(b"\n")]
+        return [line for line in parsed if "tensor" in line and "sha256" in line]
 
     def _hash_on_disk(self, tensor: str, window: Window) -> str:
         file, entry = self._entries[tensor]
@@ -291,6 +304,15 @@ class PartialOutput:
         finally:
             reader.close()
         return digest.hexdigest()
+
+
+def _parse(line: bytes) -> dict[str, object]:
+    """A line of a journal; nothing if a power failure left something else there."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -94,9 +94,13 @@ class LocalPlace:
 
     def sizes_bytes(self) -> dict[str, int]:
         """The files of the folder."""
-        if not self._folder.is_dir():
-            raise CheckpointError(f"{self.location}: no such folder")
         try:
+            if self._folder.is_file():
+                raise CheckpointError(f"{self.location}: a file; give the folder that it is in")
+            if not self._folder.is_dir():
+                raise CheckpointError(
+                    f"{self.location}: no such folder; a model of the hub must be downloaded first"
+                )
             files = [path for path in self._folder.iterdir() if path.is_file()]
             return {path.name: path.stat().st_size for path in sorted(files)}
         except OSError as error:
@@ -104,7 +108,10 @@ class LocalPlace:
 
     def fingerprint(self, name: str) -> str:
         """Size and time of the last change."""
-        status = (self._folder / name).stat()
+        try:
+            status = (self._folder / name).stat()
+        except OSError as error:
+            raise CheckpointError(f"{self.location}/{name}: {error.strerror}") from error
         return f"{status.st_size}:{status.st_mtime_ns}"
 
     def read_whole(self, name: str, size_bytes: int | None = None) -> bytes:
@@ -160,15 +167,17 @@ class RemotePlace:
         self.location = location
         try:
             self._files, self._folder = fsspec.core.url_to_fs(location)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # every file system has errors of its own
             raise CheckpointError(f"{location}: {error}") from error
 
     def sizes_bytes(self) -> dict[str, int]:
         """The files below the URL."""
         try:
             entries = self._files.ls(self._folder, detail=True)
-        except OSError as error:
+        except Exception as error:  # every file system has errors of its own
             raise CheckpointError(f"{self.location}: cannot be listed: {error}") from error
+        if any(entry["type"] == "file" and entry["size"] is None for entry in entries):
+            raise CheckpointError(f"{self.location}: this file system does not tell files' sizes")
         return {
             entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"])
             for entry in sorted(entries, key=lambda entry: str(entry["name"]))
@@ -179,7 +188,7 @@ class RemotePlace:
         """What the file system says that identifies the content."""
         try:
             return str(self._files.ukey(f"{self._folder}/{name}"))
-        except (OSError, NotImplementedError) as error:
+        except Exception as error:  # every file system has errors of its own
             raise CheckpointError(f"{self.location}/{name}: {error}") from error
 
     def read_whole(self, name: str, size_bytes: int | None = None) -> bytes:
@@ -193,7 +202,7 @@ class RemotePlace:
     def _cat(self, name: str, start: int, end: int | None) -> bytes:
         try:
             return bytes(self._files.cat_file(f"{self._folder}/{name}", start=start, end=end))
-        except OSError as error:
+        except Exception as error:  # every file system has errors of its own
             raise CheckpointError(f"{self.location}/{name}: {error}") from error
 
 

@@ -68,6 +68,7 @@ class Recipe(BaseModel):
     @field_validator("alphas")
     @classmethod
     def _alphas_differ(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        value = tuple(alpha + 0.0 for alpha in value)  # there is no -0
         names = [alpha_name(alpha) for alpha in value]
         if len(set(names)) != len(names):
             raise ValueError("two alphas are the same")
@@ -121,7 +122,9 @@ def read_recipe(file: Path) -> Recipe:
         each if "://" in each else str(file.parent / Path(each).expanduser())
         for each in recipe.inputs
     )
-    return recipe.model_copy(update={"inputs": inputs, "out": file.parent / recipe.out})
+    return recipe.model_copy(
+        update={"inputs": inputs, "out": file.parent / recipe.out.expanduser()}
+    )
 
 
 def make_recipe(fields: Mapping[str, object], where: str = "merge") -> Recipe:

@@ -8,14 +8,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
 
+from cupel_trainer.errors import OutputError
 from cupel_trainer.merge.statistics import OutputSums, TensorSums
 from cupel_trainer.merge.worker import TensorDone
 
-LAYER = re.compile(r"\.(?:layers|h|blocks?|layer)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
 """The layer's number in a tensor's name, as the hub's models have it."""
 EATEN = 0.1
 """A rounding error of this part of the step is worth a warning."""
@@ -64,7 +66,7 @@ class LayerReport:
 
     `step` is the norm of the last input minus the first, `relative_step` that over the norm of the
     first. `cosine_to_next` is between this layer's step and the next one's, from sketches (an error
-    of about 0.02), over the tensors that both have.
+    of about 0.03), over the tensors that both have.
     """
 
     name: str
@@ -113,16 +115,25 @@ class Report:
                 f"rounding eats part of the step in {', '.join(each.name for each in eaten)}: in "
                 f"{worst.name} it changes the weights by {_share(worst.rounding_over_step)} of the "
                 f"step, and {_share(worst.unmoved_share)} of the weights that differ do not move; "
-                "merge float32 master weights, or write float32 (--dtype float32)"
+                "write float32 (--dtype float32), from the trainer's float32 master weights"
             )
             warnings = (*warnings, said)
         return cls(outputs, _layers(measured), _cosines(measured), tuple(warnings))
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Writes `report.json` and `report.md`, each whole or not at all."""
-    _write(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
-    _write(folder / "report.md", as_markdown(report))
+    """Writes `report.json` and `report.md`, each whole or not at all.
+
+    Those of an earlier merge into the same folder stay, as `report-1.md` and so on.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    try:
+        _write(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+        _write(folder / "report.md", as_markdown(report))
+    except OSError as error:
+        raise OutputError(f"{folder}: the report: {error.strerror}") from error
 
 
 def as_markdown(report: Report) -> str:
@@ -153,6 +164,9 @@ def _share(value: float | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text("utf-8") != text:
+        earlier = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
+        path.rename(next(each for each in earlier if not each.exists()))
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

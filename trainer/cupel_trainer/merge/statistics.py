@@ -1,8 +1,8 @@
 """What is measured while a tensor is merged, at little cost: sums of squares, and a sketch.
 
-The cosine between the steps of two layers would need both in memory. A sketch of 2048 numbers per
-tensor stands for them: rows of 2048 elements are added up with random signs. The expectation of the
-product of two sketches is the product of the tensors, its relative error about 1/sqrt(2048)
+The cosine between the steps of two layers would need both in memory. A sketch of 1024 numbers per
+tensor stands for them: rows of 1024 elements are added up with random signs. The expectation of the
+product of two sketches is the product of the tensors, its relative error about 1/sqrt(1024)
 (Charikar, Chen, Farach-Colton 2002, with signs per row instead of per element).
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from cupel_trainer.merge.kernel import BLOCK, Block, Rule
 
-SKETCH = 2048
+SKETCH = 1024
 SEED = 20_260_528
 
 
@@ -42,7 +42,7 @@ class TensorSums:
     standing: int = 0
     """Elements that are equal in all inputs."""
     outputs: dict[int, OutputSums] = field(default_factory=dict)
-    sketch: torch.Tensor = field(default_factory=lambda: torch.zeros(SKETCH, dtype=torch.float64))
+    sketch: torch.Tensor = field(default_factory=lambda: torch.zeros(SKETCH))
     """Of the last input's delta; shape (SKETCH,)."""
 
 
@@ -75,7 +75,7 @@ def observe_inputs(sums: TensorSums, block: Block, signs: torch.Tensor) -> torch
         delta = torch.nn.functional.pad(delta, (0, -delta.numel() % SKETCH))
     rows = delta.view(-1, SKETCH)
     first = block.offset // SKETCH
-    sums.sketch += signs[first : first + len(rows)] @ rows
+    sums.sketch += (signs[first : first + len(rows)] @ rows).float()
     return gram
 
 
@@ -97,13 +97,14 @@ def step_squared(rule: Rule, block: Block, gram: torch.Tensor, exact: torch.Tens
 
 
 def unmoved(rounded: torch.Tensor, anchor: torch.Tensor) -> int:
-    """How many elements rounding has put back to x_0, or never moved.
+    """How many elements are what x_0 would be in the output's dtype.
 
     Args:
         rounded: theta in the output's dtype, shape (n,).
         anchor: x_0 in float64, shape (n,).
     """
-    return int(np.count_nonzero(rounded.float().numpy() == anchor.float().numpy()))
+    before = anchor.to(rounded.dtype).float().numpy()
+    return int(np.count_nonzero(rounded.float().numpy() == before))
 
 
 def rows_of(elements: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cupel_trainer.errors import MergeRefused
-from cupel_trainer.merge.agreement import FLOATS, check_agreement
+from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
 from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
 from cupel_trainer.merge.kernel import (
     BLOCK,
@@ -93,7 +93,9 @@ class Lerp:
         with ExitStack() as stack:
             readers = [_readers(stack, checkpoint) for checkpoint in self._ends]
             for name, entry in self._ends[0].tensors.items():
-                yield name, self._tensor(entry, alpha, readers)
+                tensor = self._tensor(entry, alpha, readers)
+                self._check_tied(name)
+                yield name, tensor
 
     def digest(self, alpha: float) -> str:
         """The SHA-256 that names the weights at one alpha: that of the manifest of a merge.
@@ -110,12 +112,22 @@ class Lerp:
         if len(self._hashes[0]) < len(self._ends[0].tensors):
             for _ in self.tensors(0.0):
                 pass
-        method = Linear((alpha,))
+        method = Linear((float(alpha) + 0.0,))  # as recipes have it
         inputs = [
             tensors_digest(checkpoint, self._hashes[position])
             for position, checkpoint in enumerate(self._ends)
         ]
         return merge_digest(method.formula, method.parameters(0), None, inputs)
+
+    def _check_tied(self, name: str) -> None:
+        for position, checkpoint in enumerate(self._ends):
+            hashes = self._hashes[position]
+            tied = [each for each in tied_tensors(checkpoint) if each in hashes]
+            if name in tied and len({hashes[each] for each in tied}) > 1:
+                raise MergeRefused(
+                    f"{checkpoint.location}: its config ties {' and '.join(tied)}, "
+                    "but their values differ"
+                )
 
     def _tensor(
         self, entry: TensorEntry, alpha: float, readers: Sequence[Mapping[str, Reader]]

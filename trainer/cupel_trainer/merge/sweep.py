@@ -10,7 +10,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cupel_trainer.errors import MergeRefused, OutputError
@@ -118,13 +118,18 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     """
     recipe, blending = prepared.recipe, prepared.blending
     out = recipe.out
-    layouts = [blending.layout(index) for index in range(len(blending.copies))]
+    contents: dict[bytes, bytes] = {}  # one tokenizer in memory, not one per output
+    layouts = [
+        replace(layout, side_files={n: contents.setdefault(c, c) for n, c in files.items()})
+        for layout in map(blending.layout, range(len(blending.copies)))
+        for files in [layout.side_files]
+    ]
     finals = [out / name for name in prepared.names]
     outputs = [PartialOutput(final, layout) for final, layout in zip(finals, layouts, strict=True)]
     sizing = blending.size(recipe.memory_bytes)
     _check_room(out, outputs)
     _allow_open_files(blending, outputs)
-    with _claimed(out, _plan(prepared), finals) as resumed:
+    with _claimed(out, plan_of(prepared), finals) as resumed:
         try:
             if not resumed:
                 for output in outputs:
@@ -145,7 +150,7 @@ def run(prepared: Prepared, progress: Progress = lambda done, total: None) -> Me
     return Merged(tuple(finals), report)
 
 
-def _plan(prepared: Prepared) -> str:
+def plan_of(prepared: Prepared) -> str:
     """Names what is made from what, cheaply: by files' sizes and times, not their content."""
     recipe = prepared.recipe.model_dump(mode="json", exclude={"memory_bytes", "out"})
     inputs = [each.fingerprint() for each in prepared.blending.inputs]
@@ -156,17 +161,10 @@ def _plan(prepared: Prepared) -> str:
 @contextmanager
 def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
     """Holds the output folder for a merge; yields whether one of its plan was killed there."""
+    marker = out / MARKER
+    made = not out.exists()
+    descriptor = _lock(marker)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        marker = out / MARKER
-        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise OutputError(f"{out}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{out}: another merge is writing there now") from error
         said = os.pread(descriptor, 1024, 0).decode()
         if said and said != plan:
             raise OutputError(
@@ -181,23 +179,51 @@ def _claimed(out: Path, plan: str, finals: Sequence[Path]) -> Iterator[bool]:
                 f"{', '.join(existing)} exists already and is never overwritten: remove it, or "
                 "choose another --out"
             )
-        os.pwrite(descriptor, plan.encode(), 0)
-        os.fsync(descriptor)
+        try:
+            os.pwrite(descriptor, plan.encode(), 0)
+            os.fsync(descriptor)
+        except OSError as error:
+            raise OutputError(f"{marker}: {error.strerror}") from error
         try:
             yield bool(said)
         except MergeRefused:
             marker.unlink()
+            if made and not list(out.iterdir()):
+                out.rmdir()
             raise
         marker.unlink()
     finally:
         os.close(descriptor)
 
 
+def _lock(marker: Path) -> int:
+    """Opens and locks the marker, which another merge may remove at the same moment."""
+    while True:
+        try:
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise OutputError(f"{marker.parent}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), marker.stat()):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise OutputError(f"{marker.parent}: another merge is writing there now") from error
+        except FileNotFoundError:
+            pass  # removed between the two looks: make it anew
+        os.close(descriptor)
+
+
 def _check_room(out: Path, outputs: Sequence[PartialOutput]) -> None:
     """Refuses what the disk cannot hold; what a killed merge has begun has its room already."""
     needed = sum(output.layout.size_bytes for output in outputs if not output.begun)
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    try:
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        raise OutputError(f"{out}: {error.strerror}") from error
     if needed > free:
         raise OutputError(
             f"{out}: the outputs need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free"
@@ -227,10 +253,7 @@ def _fill(
     """Writes all tensors of all outputs; returns what is known of each tensor."""
     blending = prepared.blending
     rows: dict[str, TensorRow] = {}
-    had = [output.done() for output in outputs]
-    for output in outputs:
-        if not output.final.exists():
-            output.prepare()
+    had = [_begin(output) for output in outputs]
     total = sum(entry.size_bytes for each in blending.inputs for entry in each.tensors.values())
     read_bytes = 0
     progress(0, total)
@@ -240,10 +263,16 @@ def _fill(
 
     def note(tensor: str, done: TensorDone) -> None:
         row = TensorRow.of(tensor, blending.copies, done)
+        inputs = [done.inputs[position] for position in sorted(done.inputs)]
         for index, sha256 in done.outputs.items():
-            outputs[index].note(tensor, sha256, row.journal(index))
+            outputs[index].note(tensor, sha256, {"inputs": inputs, **row.journal(index)})
         for index, earlier in enumerate(had):
             if tensor in earlier:
+                if earlier[tensor].get("inputs") != inputs:
+                    raise MergeRefused(
+                        f"tensor {tensor} of an input is not what it was when this merge was "
+                        "interrupted: what was done is removed, repeat the merge"
+                    )
                 row.recall(index, earlier[tensor])
         rows[tensor] = row
 
@@ -262,6 +291,19 @@ def _fill(
     for position, checkpoint in enumerate(blending.inputs):
         _check_tied(checkpoint, hashes_of_input(rows, position))
     return rows
+
+
+def _begin(output: PartialOutput) -> dict[str, dict[str, object]]:
+    """Makes an output ready to be written; returns what an interrupted merge has done of it."""
+    done = output.done()
+    if not output.final.exists():
+        output.prepare()
+    elif len(done) < output.tensors:
+        raise OutputError(
+            f"{output.final} was finished by a merge that was interrupted, but its journal is not "
+            "whole: remove the folder, and repeat the merge"
+        )
+    return done
 
 
 def _check_tied(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> None:
@@ -318,6 +360,7 @@ def make_manifest(
         ),
         inputs=inputs,
         tensors=hashes_of_output(rows, index),
+        headers={each.name: hashlib.sha256(each.header).hexdigest() for each in layout.files},
         files={name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
         versions=versions(),
     )

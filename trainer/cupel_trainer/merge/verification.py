@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cupel_trainer.errors import TrainerError
+from cupel_trainer.errors import CheckpointError, TrainerError
 from cupel_trainer.merge.checkpoint import INDEX, MANIFEST, open_checkpoint
 from cupel_trainer.merge.manifest import Manifest, merge_digest, read_manifest, tensors_digest
 from cupel_trainer.merge.one_pass import hashes_of_input, hashes_of_output
@@ -56,8 +56,12 @@ def verify(
     place = place_of(folder)
     manifest = read_manifest(place)
     found = Verified(manifest)
-    checkpoint = open_checkpoint(folder)
-    total = checkpoint.size_bytes
+    try:
+        checkpoint = open_checkpoint(folder)
+    except CheckpointError as error:
+        found.faults.append(str(error))
+        return found
+    total = sum(entry.size_bytes for entry in checkpoint.tensors.values())
     hashes: dict[str, str] = {}
     done = 0
     window = Window(_READ_BYTES)
@@ -76,6 +80,8 @@ def verify(
             reader.close()
     found.tensors = len(hashes)
     found.faults += _differences("tensor", manifest.tensors, hashes)
+    headers = {each.name: hashlib.sha256(each.header).hexdigest() for each in checkpoint.files}
+    found.faults += _differences("the header of", manifest.headers, headers)
     weights = {file.name for file in checkpoint.files}
     files = {
         name: hashlib.sha256(place.read_whole(name)).hexdigest()
@@ -110,12 +116,16 @@ def _recompute(found: Verified, memory_bytes: int, progress: Callable[[int, int]
         done += count
         progress(done, total)
 
-    prepared.blending.run(
-        [_Nowhere()],
-        sizing=prepared.blending.size(memory_bytes),
-        finished=rows.__setitem__,
-        progress=read,
-    )
+    try:
+        prepared.blending.run(
+            [_Nowhere()],
+            sizing=prepared.blending.size(memory_bytes),
+            finished=rows.__setitem__,
+            progress=read,
+        )
+    except TrainerError as error:
+        found.not_recomputed = f"its inputs are no longer what they were: {error}"
+        return
     for position, record in enumerate(manifest.inputs):
         hashes = hashes_of_input(rows, position)
         if tensors_digest(prepared.blending.inputs[position], hashes) != record.digest:

@@ -68,6 +68,10 @@ def new_buffers(blending: Blending, sizing: Sizing) -> Buffers:
     )
 
 
+class Stopped(Exception):
+    """The pass ends early; nothing more is read."""
+
+
 class Worker:
     """Merges one tensor at a time."""
 
@@ -91,7 +95,7 @@ class Worker:
         self._stop = stop
         self._progress = progress
 
-    def merge(self, entry: TensorEntry, skip: frozenset[int]) -> TensorDone | None:
+    def merge(self, entry: TensorEntry, skip: frozenset[int]) -> TensorDone:
         """Merges one tensor.
 
         Args:
@@ -99,7 +103,10 @@ class Worker:
             skip: Outputs that have it already.
 
         Returns:
-            What came out; None if the work was stopped meanwhile.
+            What came out.
+
+        Raises:
+            Stopped: The pass has ended meanwhile.
         """
         wanted = [index for index in range(len(self._sinks)) if index not in skip]
         blended = [index for index in wanted if self._blending.copies[index] is None]
@@ -112,7 +119,7 @@ class Worker:
         output_hashes = {index: hashlib.sha256() for index in (blended if floats else [])}
         for offset, count in self._stretches(entry):
             if self._stop.is_set():
-                return None
+                raise Stopped
             raws = self._read(entry, offset, count)
             for digest, raw in zip(input_hashes, raws, strict=True):
                 digest.update(raw)
@@ -151,6 +158,8 @@ class Worker:
     def _blocks(self, entry: TensorEntry) -> Iterator[Block]:
         """The whole tensor, block after block."""
         for offset, count in self._stretches(entry):
+            if self._stop.is_set():
+                raise Stopped
             raws = self._read(entry, offset, count)
             for start, block in self._decoded(entry, raws):
                 yield Block(offset + start, block.anchor, block.deltas)
@@ -158,10 +167,12 @@ class Worker:
     def _decoded(
         self, entry: TensorEntry, raws: Sequence[memoryview]
     ) -> Iterator[tuple[int, Block]]:
-        stretch = [decode(raw, entry.dtype) for raw in raws]
-        for start in range(0, stretch[0].numel(), BLOCK):
+        size_bytes = BLOCK * entry.item_bytes
+        for first in range(0, raws[0].nbytes, size_bytes):
+            start = first // entry.item_bytes
+            values = [decode(raw[first : first + size_bytes], entry.dtype) for raw in raws]
             # Copies also where they are float64 already: what was read is used again.
-            values = [each[start : start + BLOCK].to(torch.float64, copy=True) for each in stretch]
+            values = [each.to(torch.float64, copy=True) for each in values]
             deltas = tuple(value.sub_(values[0]) for value in values[1:])
             yield start, Block(start, values[0], deltas)
 
@@ -184,8 +195,6 @@ class Worker:
             )
             for index in blended
         }
-        # Where the file's layout leaves them unaligned they are computed elsewhere, and copied.
-        values = {index: decode(view, dtype) for index, view in views.items()}
         rules = {index: method.rule(index, entry, observed) for index in blended}
         for start, decoded in self._decoded(entry, raws):
             block = Block(offset + start, decoded.anchor, decoded.deltas)
@@ -196,9 +205,12 @@ class Worker:
                 rule = rules[index]
                 of_output = sums.outputs[index]
                 exact = self._buffers.exact[: block.anchor.numel()]
-                rounded = values[index][start : start + BLOCK]
+                place = views[index][start * item_bytes :][: exact.numel() * item_bytes]
+                rounded = decode(place, dtype)
                 blend(rule, entering, exact)
                 of_output.error_squared += round_to(exact, dtype, rounded)
+                if rounded.data_ptr() != _address(place):  # the file's layout is not aligned
+                    place[:] = rounded.view(torch.uint8).numpy().data
                 bound = abs(rule.scale) * reach[0] + sum(
                     abs(coefficient) * largest
                     for coefficient, largest in zip(rule.coefficients, reach[1:], strict=True)
@@ -212,8 +224,6 @@ class Worker:
                     of_output.step_squared += float(torch.dot(step, step))
                 of_output.unmoved += unmoved(rounded, block.anchor)
         for index, view in views.items():
-            if values[index].data_ptr() != _address(view):
-                view[:] = values[index].view(torch.uint8).numpy().data
             hashes[index].update(view)
             self._sinks[index].write(entry.name, offset * item_bytes, view)
 
