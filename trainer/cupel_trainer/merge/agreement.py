@@ -64,6 +64,21 @@ def check_agreement(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(warnings))
 
 
+def config_differences(
+    first: Mapping[str, object], other: Mapping[str, object]
+) -> dict[str, object]:
+    """What a config says that makes it another model's.
+
+    Args:
+        first: A document of config.json.
+        other: Another one.
+
+    Returns:
+        The other's values, by the settings that differ; None where it lacks one.
+    """
+    return {key: other.get(key) for key in differing(first, other, _CONFIG_IGNORED)}
+
+
 def is_tied(checkpoint: Checkpoint) -> bool:
     """Whether the config says that output and input embeddings are one tensor."""
     text = checkpoint.config.get("text_config")

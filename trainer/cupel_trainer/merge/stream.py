@@ -65,6 +65,11 @@ class Lerp:
         self._hashes: dict[int, dict[str, str]] = {0: {}, 1: {}}
 
     @property
+    def config(self) -> Mapping[str, object]:
+        """The model's config.json; both ends agree in it."""
+        return self._ends[0].config
+
+    @property
     def specs(self) -> tuple[TensorSpec, ...]:
         """All tensors, in the order in which they come."""
         return tuple(
