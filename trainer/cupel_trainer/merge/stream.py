@@ -156,11 +156,13 @@ class Lerp:
             delta = high[start : start + BLOCK].double().sub_(anchor)
             here = exact[: anchor.numel()]
             blend(rule, Block(start, anchor, (delta,)), here)
-            if not largest_magnitude(here) < LARGEST[entry.dtype]:
-                _require_finite(entry, anchor, delta)
+            # Not smaller is also what nan says.
+            overflows = not largest_magnitude(here) < LARGEST[entry.dtype]
             round_to(here, entry.dtype, out[start : start + BLOCK])
-            if not torch.isfinite(out[start : start + BLOCK]).all():
-                raise MergeRefused(f"tensor {entry.name} would hold inf at alpha {alpha:g}")
+            if overflows:
+                _require_finite(entry, anchor, delta)
+                if not torch.isfinite(out[start : start + BLOCK]).all():
+                    raise MergeRefused(f"tensor {entry.name} would hold inf at alpha {alpha:g}")
         return out.view(entry.shape)
 
 
