@@ -1,12 +1,13 @@
 """Docker boxes: hardened containers, each with the runner as PID 1, spoken to over their stdio.
 
-    this process ──attached connection──> engine ──stdin──> runner (PID 1, root, six capabilities)
+    this process ──attached connection──> engine ──stdin──> runner (PID 1, root, few capabilities)
                  <──────────────────────         <─stdout──     └─> program (own uid, none)
 
 The engine builds what a native box builds itself: namespaces, a read-only root (the image), tmpfs
 for everything that may be written, no network. The runner looks whether it is so before it answers.
 It keeps these capabilities and no other: SETUID and SETGID to become the run's user, KILL to end
-what that user runs, CHOWN, FOWNER and DAC_OVERRIDE to seal and remove what runs leave.
+what that user runs, CHOWN, FOWNER and DAC_OVERRIDE to seal and remove what runs leave, and, where
+the engine can give it, SYS_RESOURCE to set an out-of-memory score that no program lowers again.
 
 Limits and accounting of each run come from cgroups of the host, made by this process beside the
 container's own and bound into it. A container ends when its connection does, so a killed service
@@ -19,8 +20,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -48,6 +50,8 @@ from cupel_sandbox.runner_box import RunnerBox
 from cupel_sandbox.toolchains import Toolchain, toolchains_in
 
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+_SCORE_CAPABILITY = "SYS_RESOURCE"
+_ABOUT_CAPABILITIES = re.compile(r"\bcap(s|set|_\w+|abilit\w+)\b", re.IGNORECASE)
 _CGROUP_FOLDER = "/.cupel-cgroup"
 _UIDS_FIRST, _UIDS = 0x70000000, 4096
 
@@ -110,6 +114,8 @@ class DockerHost:
         self._guard = threading.Lock()
         self._not_removed: set[str] = set()
         self._runner_volume()
+        # In gVisor no process is the host's, and so none has a score there.
+        self._capabilities = _CAPABILITIES + (() if self._is_gvisor else (_SCORE_CAPABILITY,))
         self._cgroups = self._open_cgroups()
         self._janitor = start_janitor(runner, self._cgroups) if self._cgroups else None
         self.facts = BoxFacts(
@@ -156,6 +162,17 @@ class DockerHost:
         Raises:
             CannotStart: The engine or the runner refused; says why and what to do.
         """
+        capabilities = self._capabilities
+        try:
+            return self._open_box(capabilities)
+        except CannotStart as refused:
+            # An engine that lacks a capability (one in a container itself) cannot give it away.
+            if capabilities == _CAPABILITIES or not _ABOUT_CAPABILITIES.search(refused.reason):
+                raise
+        self._capabilities = _CAPABILITIES
+        return self._open_box(_CAPABILITIES)
+
+    def _open_box(self, capabilities: Sequence[str]) -> RunnerBox:
         number = next(self._numbers)
         options = [
             f"uid-first={_UIDS_FIRST + number % _UIDS * _UIDS}",
@@ -172,7 +189,9 @@ class DockerHost:
         container = ""
         try:
             with refusing(f"cannot start a container of {self._config.image}", _REMEDY):
-                container = create_container(self._engine, self._container(options, mounts))
+                container = create_container(
+                    self._engine, self._container(options, mounts, capabilities)
+                )
                 connection = Attached(self._engine, container)
                 try:
                     self._engine.api.start(container)
@@ -194,7 +213,7 @@ class DockerHost:
         return RunnerBox(DockerChannel(self._engine, container, connection, end), _remedy)
 
     def _container(
-        self, options: list[str], mounts: list[Mapping[str, Any]]
+        self, options: list[str], mounts: list[Mapping[str, Any]], capabilities: Sequence[str]
     ) -> Mapping[str, Any]:  # the API's JSON
         config = self._config
         # Sticky and owned by root: a run may fill it, but not change its mode or owner.
@@ -203,7 +222,7 @@ class DockerHost:
             "NetworkMode": "none",
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
-            "CapAdd": list(_CAPABILITIES),
+            "CapAdd": list(capabilities),
             "SecurityOpt": ["no-new-privileges:true"],
             "PidsLimit": config.processes,
             "Memory": config.memory_bytes,

@@ -305,7 +305,7 @@ static void drop_capabilities(void)
 		if ((capability >= 32 || !(kept >> capability & 1)) &&
 		    prctl(PR_CAPBSET_READ, capability) == 1 && prctl(PR_CAPBSET_DROP, capability))
 			die("cannot drop a capability: the container must have none but CHOWN, "
-			    "DAC_OVERRIDE, FOWNER, KILL, SETGID and SETUID");
+			    "DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID and SYS_RESOURCE");
 	memset(data, 0, sizeof data);
 	data[0].effective = data[0].permitted = kept;
 	if (syscall(SYS_capset, &header, data))
