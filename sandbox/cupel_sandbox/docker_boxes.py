@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ from cupel_sandbox.errors import CannotStart
 from cupel_sandbox.facts import BoxFacts
 from cupel_sandbox.runner_box import RunnerBox
 from cupel_sandbox.toolchains import Toolchain, toolchains_in
+
+_log = logging.getLogger(__name__)
 
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 _SCORE_CAPABILITY = "SYS_RESOURCE"
@@ -134,11 +137,6 @@ class DockerHost:
             box_processes=config.processes,
         )
 
-    def _degraded(self) -> frozenset[str]:
-        # gVisor was asked for by name; that limits are sampled there is said all the same.
-        missing = frozenset() if self._cgroups else frozenset({"cgroup"})
-        return self._config.allow_degraded | missing
-
     def _open_cgroups(self) -> CgroupTree | None:
         """The host's cgroups for runs; None where the runner must sample instead."""
         if self._is_gvisor or "cgroup" in self._config.allow_degraded:
@@ -169,6 +167,10 @@ class DockerHost:
             # An engine that lacks a capability (one in a container itself) cannot give it away.
             if capabilities == _CAPABILITIES or not _ABOUT_CAPABILITIES.search(refused.reason):
                 raise
+        _log.warning(
+            "this engine cannot give a container SYS_RESOURCE: programs may leave the first place "
+            "of the kernel's out-of-memory killer; all limits hold all the same"
+        )
         self._capabilities = _CAPABILITIES
         return self._open_box(_CAPABILITIES)
 
