@@ -73,7 +73,7 @@ def measure_inputs(factors: Factors, inputs: int) -> TensorSums:
         elements,
         max(0.0, float(every[0, 0])),
         from_first @ every @ from_first.T,
-        elements,
+        standing=elements,
         sketch=_sketch(a, b * last),
     )
 

@@ -8,14 +8,18 @@ product of two sketches is the product of the tensors, its relative error about 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cupel_trainer.merge.kernel import BLOCK, Block, Rule
 
 SKETCH = 1024
+LOOKED_AT = 8
+"""What rounding does is measured in one block of so many: shares and norms, good to a percent."""
 SEED = 20_260_528
 
 
@@ -39,6 +43,10 @@ class TensorSums:
     anchor_squared: float = 0.0
     gram: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     """Products of the inputs' deltas; shape (k, k)."""
+    as_read: bool = True
+    """Whether the deltas entered as they were read, so that `gram` tells the outputs' steps."""
+    looked_at: int = 0
+    """Elements of the blocks in which rounding was measured."""
     standing: int = 0
     """Elements that are equal in all inputs."""
     outputs: dict[int, OutputSums] = field(default_factory=dict)
@@ -52,31 +60,29 @@ def row_signs(rows: int) -> torch.Tensor:
     return torch.randint(0, 2, (rows,), generator=generator).double() * 2 - 1
 
 
-def observe_inputs(sums: TensorSums, block: Block, signs: torch.Tensor) -> torch.Tensor:
+def observe_inputs(sums: TensorSums, block: Block, signs: torch.Tensor) -> None:
     """Adds a block of the inputs.
 
     Args:
         sums: What is added to.
         block: The inputs.
         signs: At least as many as the tensor has rows of `SKETCH` elements.
-
-    Returns:
-        Products of the block's deltas; shape (k, k).
     """
     sums.anchor_squared += float(torch.dot(block.anchor, block.anchor))
     gram = gram_of(block.deltas)
     sums.gram = gram if not sums.gram.numel() else sums.gram + gram
-    moving = block.deltas[0].numpy() != 0
-    for delta in block.deltas[1:]:
-        moving |= delta.numpy() != 0
-    sums.standing += block.anchor.numel() - int(np.count_nonzero(moving))
+    if is_looked_at(block):
+        moving = block.deltas[0].numpy() != 0
+        for delta in block.deltas[1:]:
+            moving |= delta.numpy() != 0
+        sums.standing += moving.size - int(np.count_nonzero(moving))
+        sums.looked_at += moving.size
     delta = block.deltas[-1]
     if delta.numel() % SKETCH:
         delta = torch.nn.functional.pad(delta, (0, -delta.numel() % SKETCH))
     rows = delta.view(-1, SKETCH)
     first = block.offset // SKETCH
     sums.sketch += (signs[first : first + len(rows)] @ rows).float()
-    return gram
 
 
 def gram_of(deltas: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -87,24 +93,47 @@ def gram_of(deltas: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return stacked @ stacked.T
 
 
-def step_squared(rule: Rule, block: Block, gram: torch.Tensor, exact: torch.Tensor) -> float:
-    """Sum of (theta - x_0)^2 of a block; from the products alone where they tell it."""
-    if rule.scale == 1.0:
-        weights = torch.tensor(rule.coefficients, dtype=torch.float64)
-        return max(0.0, float(weights @ gram @ weights))
-    step = exact - block.anchor
-    return float(torch.dot(step, step))
+def is_looked_at(block: Block) -> bool:
+    """Whether what rounding does to a block is measured; to the first one it always is."""
+    return block.offset // BLOCK % LOOKED_AT == 0
 
 
-def unmoved(rounded: torch.Tensor, anchor: torch.Tensor) -> int:
-    """How many elements are what x_0 would be in the output's dtype.
+def finish(sums: TensorSums, rules: Mapping[int, Rule]) -> None:
+    """Makes sums of a whole tensor of those of the blocks that were looked at.
+
+    Args:
+        sums: Of all its blocks.
+        rules: The coefficients by output.
+    """
+    if not sums.looked_at:
+        return
+    share = sums.elements / sums.looked_at
+    sums.standing = round(share * sums.standing)
+    for index, of_output in sums.outputs.items():
+        of_output.error_squared *= share
+        of_output.unmoved = round(share * of_output.unmoved)
+        rule = rules[index]
+        if sums.as_read and rule.scale == 1.0:
+            # Sum of (theta - x_0)^2: the products of the deltas tell it.
+            weights = torch.tensor(rule.coefficients, dtype=torch.float64)
+            of_output.step_squared = max(0.0, float(weights @ sums.gram @ weights))
+
+
+def unmoved(rounded: torch.Tensor, before: torch.Tensor) -> int:
+    """How many elements are what x_0 is in the output's dtype.
 
     Args:
         rounded: theta in the output's dtype, shape (n,).
-        anchor: x_0 in float64, shape (n,).
+        before: x_0 in its own dtype, shape (n,).
     """
-    before = anchor.to(rounded.dtype).float().numpy()
-    return int(np.count_nonzero(rounded.float().numpy() == before))
+    same = before if before.dtype == rounded.dtype else before.to(rounded.dtype)
+    if rounded.element_size() == 2:  # bits are compared several times faster; -0 is another value
+        return int(np.count_nonzero(_bits(rounded) == _bits(same)))
+    return int(np.count_nonzero(rounded.numpy() == same.numpy()))
+
+
+def _bits(values: torch.Tensor) -> NDArray[np.int16]:
+    return values.view(torch.int16).numpy()
 
 
 def rows_of(elements: int) -> int:

@@ -23,14 +23,16 @@ from cupel_trainer.merge.kernel import (
     decode,
     largest_magnitude,
     round_to,
+    rounding_error_squared,
 )
 from cupel_trainer.merge.layout import TensorEntry
 from cupel_trainer.merge.places import Reader, Window
 from cupel_trainer.merge.statistics import (
     OutputSums,
     TensorSums,
+    finish,
+    is_looked_at,
     observe_inputs,
-    step_squared,
     unmoved,
 )
 
@@ -109,14 +111,14 @@ class Worker:
             Stopped: The pass has ended meanwhile.
         """
         wanted = [index for index in range(len(self._sinks)) if index not in skip]
-        blended = [index for index in wanted if self._blending.copies[index] is None]
         floats = entry.dtype in FLOATS
+        blended = [index for index in wanted if floats and self._blending.copies[index] is None]
         observed: object = None
-        if floats and blended and self._blending.method.reads_ahead:
+        if blended and self._blending.method.reads_ahead:
             observed = self._blending.method.observe(entry, lambda: self._blocks(entry))
         sums = TensorSums(entry.elements, outputs={index: OutputSums() for index in blended})
         input_hashes = [hashlib.sha256() for _ in self._blending.inputs]
-        output_hashes = {index: hashlib.sha256() for index in (blended if floats else [])}
+        output_hashes = {index: hashlib.sha256() for index in blended}
         for offset, count in self._stretches(entry):
             if self._stop.is_set():
                 raise Stopped
@@ -132,6 +134,7 @@ class Worker:
                 if source is not None or not floats:
                     self._copy(entry.name, index, offset * entry.item_bytes, raws[source or 0])
             self._progress(sum(raw.nbytes for raw in raws))
+        finish(sums, {i: self._blending.method.rule(i, entry, observed) for i in blended})
         inputs = {index: digest.hexdigest() for index, digest in enumerate(input_hashes)}
         outputs = {index: digest.hexdigest() for index, digest in output_hashes.items()}
         for index in wanted:
@@ -161,20 +164,21 @@ class Worker:
             if self._stop.is_set():
                 raise Stopped
             raws = self._read(entry, offset, count)
-            for start, block in self._decoded(entry, raws):
-                yield Block(offset + start, block.anchor, block.deltas)
+            for _, block in self._decoded(entry, offset, raws):
+                yield block
 
     def _decoded(
-        self, entry: TensorEntry, raws: Sequence[memoryview]
-    ) -> Iterator[tuple[int, Block]]:
+        self, entry: TensorEntry, offset: int, raws: Sequence[memoryview]
+    ) -> Iterator[tuple[torch.Tensor, Block]]:
+        """Blocks of a stretch that begins at element `offset`, and x_0 as it was read."""
         size_bytes = BLOCK * entry.item_bytes
         for first in range(0, raws[0].nbytes, size_bytes):
-            start = first // entry.item_bytes
-            values = [decode(raw[first : first + size_bytes], entry.dtype) for raw in raws]
+            start = offset + first // entry.item_bytes
+            read = [decode(raw[first : first + size_bytes], entry.dtype) for raw in raws]
             # Copies also where they are float64 already: what was read is used again.
-            values = [each.to(torch.float64, copy=True) for each in values]
+            values = [each.to(torch.float64, copy=True) for each in read]
             deltas = tuple(value.sub_(values[0]) for value in values[1:])
-            yield start, Block(start, values[0], deltas)
+            yield read[0], Block(start, values[0], deltas)
 
     def _blend(
         self,
@@ -196,19 +200,21 @@ class Worker:
             for index in blended
         }
         rules = {index: method.rule(index, entry, observed) for index in blended}
-        for start, decoded in self._decoded(entry, raws):
-            block = Block(offset + start, decoded.anchor, decoded.deltas)
+        for before, block in self._decoded(entry, offset, raws):
             reach = self._reach(entry, block)
-            gram = observe_inputs(sums, block, self._signs)
+            looked_at = is_looked_at(block)
+            observe_inputs(sums, block, self._signs)
             entering = method.deltas(entry, block, observed)
+            sums.as_read = entering is block
+            first = (block.offset - offset) * item_bytes
             for index in blended:
                 rule = rules[index]
                 of_output = sums.outputs[index]
                 exact = self._buffers.exact[: block.anchor.numel()]
-                place = views[index][start * item_bytes :][: exact.numel() * item_bytes]
+                place = views[index][first : first + exact.numel() * item_bytes]
                 rounded = decode(place, dtype)
                 blend(rule, entering, exact)
-                of_output.error_squared += round_to(exact, dtype, rounded)
+                round_to(exact, dtype, rounded)
                 if rounded.data_ptr() != _address(place):  # the file's layout is not aligned
                     place[:] = rounded.view(torch.uint8).numpy().data
                 bound = abs(rule.scale) * reach[0] + sum(
@@ -217,12 +223,12 @@ class Worker:
                 )
                 if entering is not block or not bound < LARGEST[dtype]:
                     _require_finite(entry, rounded)
-                if entering is block:
-                    of_output.step_squared += step_squared(rule, block, gram, exact)
-                else:
+                if not sums.as_read or rule.scale != 1.0:
                     step = exact - block.anchor
                     of_output.step_squared += float(torch.dot(step, step))
-                of_output.unmoved += unmoved(rounded, block.anchor)
+                if looked_at:
+                    of_output.error_squared += rounding_error_squared(exact, rounded)
+                    of_output.unmoved += unmoved(rounded, before)
         for index, view in views.items():
             hashes[index].update(view)
             self._sinks[index].write(entry.name, offset * item_bytes, view)
