@@ -95,6 +95,23 @@ def tied_tensors(checkpoint: Checkpoint) -> tuple[str, ...]:
     return found if len(found) > 1 else ()
 
 
+def check_tied(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> None:
+    """Checks that tensors which the config ties are equal, as far as they have been read.
+
+    Args:
+        checkpoint: One of the inputs.
+        hashes: The SHA-256 of the tensors that have been read, by name.
+
+    Raises:
+        MergeRefused: They differ.
+    """
+    tied = [name for name in tied_tensors(checkpoint) if name in hashes]
+    if len({hashes[name] for name in tied}) > 1:
+        raise MergeRefused(
+            f"{checkpoint.location}: its config ties {' and '.join(tied)}, but their values differ"
+        )
+
+
 def _quantised(checkpoint: Checkpoint) -> list[str]:
     where = checkpoint.location
     faults = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
 from cupel_trainer.errors import CheckpointError
 from cupel_trainer.merge.layout import FileLayout, TensorEntry, header_bytes, parse_layout
-from cupel_trainer.merge.places import Place, place_of
+from cupel_trainer.merge.places import Place, Reader, place_of
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -101,6 +102,19 @@ def open_checkpoint(location: str) -> Checkpoint:
         tuple(name for name, size in sizes.items() if _is_side_file(name, size)),
         adapter,
     )
+
+
+def open_readers(stack: ExitStack, checkpoint: Checkpoint) -> dict[str, Reader]:
+    """Opens all weight files, by name; the stack closes them.
+
+    Raises:
+        CheckpointError: One cannot be opened.
+    """
+    readers = {}
+    for file in checkpoint.files:
+        readers[file.name] = checkpoint.place.open(file.name)
+        stack.callback(readers[file.name].close)
+    return readers
 
 
 def read_json(place: Place, name: str, names: Mapping[str, int]) -> dict[str, object]:

@@ -21,7 +21,7 @@ import torch
 
 from cupel_trainer.errors import OutputError
 from cupel_trainer.merge.agreement import FLOATS
-from cupel_trainer.merge.checkpoint import Checkpoint
+from cupel_trainer.merge.checkpoint import Checkpoint, open_readers
 from cupel_trainer.merge.kernel import (
     BLOCK,
     TORCH_DTYPES,
@@ -29,7 +29,7 @@ from cupel_trainer.merge.kernel import (
 from cupel_trainer.merge.layout import TensorEntry
 from cupel_trainer.merge.methods.contract import Method
 from cupel_trainer.merge.outputs import OutputLayout, layout_like
-from cupel_trainer.merge.places import PAGE, Reader
+from cupel_trainer.merge.places import PAGE
 from cupel_trainer.merge.statistics import (
     SKETCH,
     row_signs,
@@ -193,7 +193,7 @@ def run_pass(
     stop = threading.Event()
     lock = threading.Lock()
     with ExitStack() as stack:
-        readers = [_open_readers(stack, checkpoint) for checkpoint in blending.inputs]
+        readers = [open_readers(stack, checkpoint) for checkpoint in blending.inputs]
         local = threading.local()
 
         def merge_one(entry: TensorEntry) -> None:
@@ -222,14 +222,6 @@ def _resident_bytes() -> int:
     """What this process holds now; not the most that it ever held."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
-
-
-def _open_readers(stack: ExitStack, checkpoint: Checkpoint) -> dict[str, Reader]:
-    readers = {}
-    for file in checkpoint.files:
-        readers[file.name] = checkpoint.place.open(file.name)
-        stack.callback(readers[file.name].close)
-    return readers
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from cupel_trainer.errors import MergeRefused
-from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
-from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
+from cupel_trainer.merge.agreement import FLOATS, check_agreement, check_tied
+from cupel_trainer.merge.checkpoint import open_checkpoint, open_readers
 from cupel_trainer.merge.kernel import (
     BLOCK,
     LARGEST,
@@ -91,10 +91,11 @@ class Lerp:
             MergeRefused: A tensor holds nan or inf, or would; or integers differ.
         """
         with ExitStack() as stack:
-            readers = [_readers(stack, checkpoint) for checkpoint in self._ends]
+            readers = [open_readers(stack, checkpoint) for checkpoint in self._ends]
             for name, entry in self._ends[0].tensors.items():
                 tensor = self._tensor(entry, alpha, readers)
-                self._check_tied(name)
+                for checkpoint, hashes in zip(self._ends, self._hashes.values(), strict=True):
+                    check_tied(checkpoint, hashes)
                 yield name, tensor
 
     def digest(self, alpha: float) -> str:
@@ -118,16 +119,6 @@ class Lerp:
             for position, checkpoint in enumerate(self._ends)
         ]
         return merge_digest(method.formula, method.parameters(0), None, inputs)
-
-    def _check_tied(self, name: str) -> None:
-        for position, checkpoint in enumerate(self._ends):
-            hashes = self._hashes[position]
-            tied = [each for each in tied_tensors(checkpoint) if each in hashes]
-            if name in tied and len({hashes[each] for each in tied}) > 1:
-                raise MergeRefused(
-                    f"{checkpoint.location}: its config ties {' and '.join(tied)}, "
-                    "but their values differ"
-                )
 
     def _tensor(
         self, entry: TensorEntry, alpha: float, readers: Sequence[Mapping[str, Reader]]
@@ -183,11 +174,3 @@ def _torch_dtype(entry: TensorEntry) -> torch.dtype:
     if dtype is None:
         raise MergeRefused(f"tensor {entry.name}: {entry.dtype} cannot be given to an engine")
     return dtype
-
-
-def _readers(stack: ExitStack, checkpoint: Checkpoint) -> dict[str, Reader]:
-    opened = {}
-    for file in checkpoint.files:
-        opened[file.name] = checkpoint.place.open(file.name)
-        stack.callback(opened[file.name].close)
-    return opened

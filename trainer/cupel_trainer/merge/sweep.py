@@ -16,9 +16,9 @@ from pathlib import Path
 from cupel_trainer.errors import MergeRefused, OutputError
 from cupel_trainer.merge.adapter import AdapterBlending, LowRank
 from cupel_trainer.merge.adapter_agreement import check_adapters, open_adapters
-from cupel_trainer.merge.agreement import FLOATS, check_agreement, tied_tensors
+from cupel_trainer.merge.agreement import FLOATS, check_agreement, check_tied
 from cupel_trainer.merge.catalog import find_entry, make_method
-from cupel_trainer.merge.checkpoint import Checkpoint, open_checkpoint
+from cupel_trainer.merge.checkpoint import open_checkpoint
 from cupel_trainer.merge.manifest import (
     InputRecord,
     Manifest,
@@ -289,7 +289,7 @@ def _fill(
         progress=read,
     )
     for position, checkpoint in enumerate(blending.inputs):
-        _check_tied(checkpoint, hashes_of_input(rows, position))
+        check_tied(checkpoint, hashes_of_input(rows, position))
     return rows
 
 
@@ -304,14 +304,6 @@ def _begin(output: PartialOutput) -> dict[str, dict[str, object]]:
             "whole: remove the folder, and repeat the merge"
         )
     return done
-
-
-def _check_tied(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> None:
-    tied = tied_tensors(checkpoint)
-    if len({hashes[name] for name in tied}) > 1:
-        raise MergeRefused(
-            f"{checkpoint.location}: its config ties {' and '.join(tied)}, but their values differ"
-        )
 
 
 def _finish(
