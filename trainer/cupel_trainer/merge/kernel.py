@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BLOCK = 131072
+BLOCK = 262144
 """Elements computed at a time: few enough for the caches, enough for threads not to wait for
 Python's lock most of the time."""
 

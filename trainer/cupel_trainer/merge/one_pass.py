@@ -152,10 +152,10 @@ class Sizing:
         free = memory_bytes - used - _RESERVE_BYTES
         blocks = (len(blending.inputs) + 4) * BLOCK * 8  # the float64 values of one block
         most = STRETCH_BYTES // item_bytes
-        for workers in range((cores or os.cpu_count() or 1) + 2, 0, -1):
+        for workers in range((cores or os.cpu_count() or 1) + 1, 0, -1):
             room = free // workers - blocks - windows * 2 * PAGE
             elements = min(most, room // (windows * item_bytes)) // BLOCK * BLOCK
-            if elements >= min(most, 16 * BLOCK) or (workers == 1 and elements >= _LEAST_ELEMENTS):
+            if elements >= min(most, 4 * BLOCK) or (workers == 1 and elements >= _LEAST_ELEMENTS):
                 return cls(workers, elements)
         needed = used + _RESERVE_BYTES + blocks + windows * (BLOCK * item_bytes + 2 * PAGE)
         raise OutputError(
