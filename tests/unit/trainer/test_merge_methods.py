@@ -27,7 +27,7 @@ from cupel_trainer.merge.report import as_markdown
 from cupel_trainer.merge.statistics import row_signs, rows_of
 from cupel_trainer.merge.sweep import Merged, Prepared, prepare, run
 from cupel_trainer.merge.verification import verify
-from cupel_trainer.merge.worker import TensorDone, Worker, new_buffers
+from cupel_trainer.merge.worker import TensorDone, Worker
 
 Numbers = Sequence[float]
 
@@ -365,7 +365,6 @@ def hashes(blending: Blending, elements: int) -> dict[str, dict[int, str]]:
         readers,
         row_signs(rows_of(max(entry.elements for entry in entries))),
         sizing,
-        new_buffers(blending, sizing),
         threading.Event(),
         lambda count: None,
     )

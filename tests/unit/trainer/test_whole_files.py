@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cupel_trainer.errors import OutputError
-from cupel_trainer.evaluate.whole_files import (
+from cupel_trainer.whole_files import (
     refuse_existing_file,
     refuse_filled_folder,
     write_whole,

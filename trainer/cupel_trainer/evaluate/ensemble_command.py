@@ -74,7 +74,7 @@ def ensemble(
     with the same budget, and then chosen on all of them for the plan.
     """
     with errors_reported(), Progress(console=Console(stderr=True), transient=True) as progress:
-        from cupel_trainer.evaluate.whole_files import refuse_existing_file, write_whole
+        from cupel_trainer.whole_files import refuse_existing_file, write_whole
 
         refuse_existing_file(out, force=force)
         table = read_study(verdicts, since, until, progress)

@@ -59,7 +59,7 @@ def frontier(
     stands alone (frontier.html), Markdown, tables/*.csv, and pictures/*.png and *.svg.
     """
     with errors_reported(), Progress(console=Console(stderr=True), transient=True) as progress:
-        from cupel_trainer.evaluate.whole_files import refuse_filled_folder
+        from cupel_trainer.whole_files import refuse_filled_folder
 
         refuse_filled_folder(out, force=force)
         table = read_study(verdicts, since, until, progress)
@@ -67,7 +67,7 @@ def frontier(
         from cupel_trainer.evaluate.frontier import Bootstrap, study_figures
         from cupel_trainer.evaluate.frontier_report import picture_count, report_files
         from cupel_trainer.evaluate.splits import window_words
-        from cupel_trainer.evaluate.whole_files import write_whole
+        from cupel_trainer.whole_files import write_whole
 
         computing = progress.add_task("computing figures", total=None)
         study = study_figures(

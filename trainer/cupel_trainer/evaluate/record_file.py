@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from cupel_trainer.errors import OutputError, RecordsError
 from cupel_trainer.evaluate.records import Record
+from cupel_trainer.whole_files import sync_folder
 
 SYNC_EVERY_S = 1.0
 """How much of what was appended a power failure may take, in seconds. kill -9 takes nothing."""
@@ -203,7 +204,7 @@ def appending(
             os.ftruncate(descriptor, 0)
             appender.append([header])
             appender.sync()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         else:
             _check_header(path, header, ignored)
             os.ftruncate(descriptor, _whole_bytes(descriptor))
@@ -267,11 +268,3 @@ def _differences(
             yield from _differences(old, new, f"{within}{name}.")
         elif old != new:
             yield f"{within}{name}", old, new
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,13 +24,7 @@ from cupel_trainer.errors import MergeRefused
 from cupel_trainer.merge.adapter_agreement import merged_config, modules_of
 from cupel_trainer.merge.checkpoint import ADAPTER, ADAPTER_CONFIG, Checkpoint
 from cupel_trainer.merge.kernel import BLOCK, TORCH_DTYPES, Rule, decode, round_to
-from cupel_trainer.merge.layout import (
-    ITEM_BYTES,
-    TensorEntry,
-    format_header,
-    parse_layout,
-    read_metadata,
-)
+from cupel_trainer.merge.layout import TensorEntry, new_layout, read_metadata
 from cupel_trainer.merge.lora import Adapter, Pair, base_name
 from cupel_trainer.merge.low_rank import Factors, measure_error, measure_inputs, measure_step
 from cupel_trainer.merge.methods.contract import Method
@@ -96,14 +90,9 @@ class AdapterBlending:
             tensors.append((one.a.name, self.dtype or one.a.dtype, (rank, one.a.shape[1])))
             tensors.append((one.b.name, self.dtype or one.b.dtype, (one.b.shape[0], rank)))
         (file,) = self.inputs[0].files
-        header = format_header(tensors, read_metadata(file))
-        data_bytes = sum(
-            TensorEntry(name, dtype, shape, 0, 0).elements * ITEM_BYTES[dtype]
-            for name, dtype, shape in tensors
-        )
+        layout = new_layout(ADAPTER, tensors, read_metadata(file))
         side_files = dict(layout_like(self.inputs[0], None).side_files)
         side_files[ADAPTER_CONFIG] = merged_config(self.adapters)
-        layout = parse_layout(ADAPTER, header, len(header) + data_bytes)
         return OutputLayout((layout,), None, side_files)
 
     def size(self, memory_bytes: int) -> Sizing:

@@ -147,6 +147,15 @@ def format_header(
     return len(text).to_bytes(8, "little") + text
 
 
+def new_layout(
+    name: str, tensors: list[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]
+) -> FileLayout:
+    """The layout of a file that is to be written; arguments as of `format_header`."""
+    header = format_header(tensors, metadata)
+    data_bytes = sum(math.prod(shape) * ITEM_BYTES[dtype] for _, dtype, shape in tensors)
+    return parse_layout(name, header, len(header) + data_bytes)
+
+
 def read_metadata(layout: FileLayout) -> dict[str, str]:
     """The `__metadata__` of a file's header."""
     document = json.loads(layout.header[8:])

@@ -35,7 +35,7 @@ from cupel_trainer.merge.statistics import (
     row_signs,
     rows_of,
 )
-from cupel_trainer.merge.worker import Stopped, TensorDone, Worker, new_buffers
+from cupel_trainer.merge.worker import Stopped, TensorDone, Worker
 
 STRETCH_BYTES = 8 * 1024 * 1024
 """Longest stretch of a tensor that a worker holds of each input and output."""
@@ -64,6 +64,12 @@ class Blending:
     copies: Sequence[int | None]
     dtype: str | None = None
     """What floating-point tensors become; None: they stay as they are."""
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of the widest element of any input or output."""
+        widest = max(entry.item_bytes for entry in self.inputs[0].tensors.values())
+        return max(widest, TORCH_DTYPES[self.dtype].itemsize if self.dtype else 0)
 
     def out_dtype(self, entry: TensorEntry) -> str:
         """The dtype that a tensor has in outputs."""
@@ -143,10 +149,7 @@ class Sizing:
         Raises:
             OutputError: Not even the smallest fits.
         """
-        item_bytes = max(
-            max(entry.item_bytes, TORCH_DTYPES[blending.dtype].itemsize if blending.dtype else 0)
-            for entry in blending.inputs[0].tensors.values()
-        )
+        item_bytes = blending.item_bytes
         windows = len(blending.inputs) + len(blending.copies)
         used = _resident_bytes() + len(blending.inputs[0].tensors) * _ROW_BYTES
         free = memory_bytes - used - _RESERVE_BYTES
@@ -199,11 +202,10 @@ def run_pass(
         def merge_one(entry: TensorEntry) -> None:
             if stop.is_set():
                 return
-            if not hasattr(local, "buffers"):
-                local.buffers = new_buffers(blending, sizing)
-            worker = Worker(blending, sinks, readers, signs, sizing, local.buffers, stop, progress)
+            if not hasattr(local, "worker"):
+                local.worker = Worker(blending, sinks, readers, signs, sizing, stop, progress)
             with suppress(Stopped):
-                done = worker.merge(entry, skip(entry.name))
+                done = local.worker.merge(entry, skip(entry.name))
                 with lock:
                     finished(entry.name, done)
 

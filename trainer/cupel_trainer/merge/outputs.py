@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cupel_trainer.errors import CheckpointError, OutputError
+from cupel_trainer.merge.agreement import FLOATS
 from cupel_trainer.merge.checkpoint import INDEX, MANIFEST, Checkpoint
-from cupel_trainer.merge.layout import FileLayout, TensorEntry, format_header, read_metadata
-from cupel_trainer.merge.layout import parse_layout as parse
+from cupel_trainer.merge.layout import FileLayout, TensorEntry, new_layout, read_metadata
 from cupel_trainer.merge.places import PAGE, LocalPlace, Window
+from cupel_trainer.whole_files import sync_folder
 
 _CHECKED_BYTES = 1 << 20
 
@@ -62,21 +63,11 @@ def layout_like(source: Checkpoint, dtype: str | None) -> OutputLayout:
 
 
 def _converted(file: FileLayout, dtype: str) -> FileLayout:
-    floats = ("BF16", "F16", "F32", "F64")
-    header = format_header(
-        [
-            (entry.name, dtype if entry.dtype in floats else entry.dtype, entry.shape)
-            for entry in file.tensors
-        ],
-        read_metadata(file),
-    )
-    items = sum(
-        entry.elements * (TensorEntry("", dtype, (), 0, 0).item_bytes)
-        if entry.dtype in floats
-        else entry.size_bytes
+    tensors = [
+        (entry.name, dtype if entry.dtype in FLOATS else entry.dtype, entry.shape)
         for entry in file.tensors
-    )
-    return parse(file.name, header, len(header) + items)
+    ]
+    return new_layout(file.name, tensors, read_metadata(file))
 
 
 def _with_dtype(config: bytes, dtype: str) -> bytes:
@@ -243,11 +234,11 @@ class PartialOutput:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             if self._log is not None:
                 os.fsync(self._log)  # a finished folder must not outlive what is known of it
             self.folder.rename(self.final)
-            _sync_folder(self.final.parent)
+            sync_folder(self.final.parent)
         except OSError as error:
             raise OutputError(f"{self.final}: {error.strerror}") from error
 
@@ -313,11 +304,3 @@ def _parse(line: bytes) -> dict[str, object]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

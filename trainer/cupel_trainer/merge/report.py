@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 from cupel_trainer.errors import OutputError
 from cupel_trainer.merge.statistics import OutputSums, TensorSums
 from cupel_trainer.merge.worker import TensorDone
+from cupel_trainer.whole_files import write_whole
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
 """The layer's number in a tensor's name, as the hub's models have it."""
@@ -167,12 +167,7 @@ def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_text("utf-8") != text:
         earlier = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
         path.rename(next(each for each in earlier if not each.exists()))
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    write_whole(path, text.encode())
 
 
 def _output(name: str, index: int, rows: Sequence[TensorRow]) -> OutputReport:

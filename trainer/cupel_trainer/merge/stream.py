@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cupel_trainer.errors import MergeRefused
-from cupel_trainer.merge.agreement import FLOATS, check_agreement, check_tied
+from cupel_trainer.merge.agreement import FLOATS, check_agreement, check_tied, tied_tensors
 from cupel_trainer.merge.checkpoint import open_checkpoint, open_readers
 from cupel_trainer.merge.kernel import (
     BLOCK,
@@ -62,6 +62,7 @@ class Lerp:
         if self._ends[0].adapter:
             raise MergeRefused(f"{low}: an adapter; merge it on disk, engines load it from there")
         self.warnings = check_agreement(self._ends)
+        self._tied = {name for end in self._ends for name in tied_tensors(end)}
         self._hashes: dict[int, dict[str, str]] = {0: {}, 1: {}}
 
     @property
@@ -94,8 +95,9 @@ class Lerp:
             readers = [open_readers(stack, checkpoint) for checkpoint in self._ends]
             for name, entry in self._ends[0].tensors.items():
                 tensor = self._tensor(entry, alpha, readers)
-                for checkpoint, hashes in zip(self._ends, self._hashes.values(), strict=True):
-                    check_tied(checkpoint, hashes)
+                if name in self._tied:
+                    for checkpoint, hashes in zip(self._ends, self._hashes.values(), strict=True):
+                        check_tied(checkpoint, hashes)
                 yield name, tensor
 
     def digest(self, alpha: float) -> str:

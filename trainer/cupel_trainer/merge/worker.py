@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -49,33 +49,12 @@ class TensorDone:
     sums: TensorSums
 
 
-@dataclass(slots=True)
-class Buffers:
-    """What one worker needs, made once."""
-
-    inputs: list[Window]
-    outputs: list[Window]
-    exact: torch.Tensor = field(default_factory=lambda: torch.empty(BLOCK, dtype=torch.float64))
-
-
-def new_buffers(blending: Blending, sizing: Sizing) -> Buffers:
-    """The buffers of one worker, large enough for every tensor."""
-    widest = max(entry.item_bytes for entry in blending.inputs[0].tensors.values())
-    if blending.dtype is not None:
-        widest = max(widest, TORCH_DTYPES[blending.dtype].itemsize)
-    size_bytes = sizing.elements * widest
-    return Buffers(
-        [Window(size_bytes) for _ in blending.inputs],
-        [Window(size_bytes) for _ in blending.copies],
-    )
-
-
 class Stopped(Exception):
     """The pass ends early; nothing more is read."""
 
 
 class Worker:
-    """Merges one tensor at a time."""
+    """Merges one tensor at a time, in buffers that are made once."""
 
     def __init__(
         self,
@@ -84,7 +63,6 @@ class Worker:
         readers: Sequence[Mapping[str, Reader]],
         signs: torch.Tensor,
         sizing: Sizing,
-        buffers: Buffers,
         stop: threading.Event,
         progress: Callable[[int], None],
     ) -> None:
@@ -93,7 +71,10 @@ class Worker:
         self._readers = readers
         self._signs = signs
         self._sizing = sizing
-        self._buffers = buffers
+        size_bytes = sizing.elements * blending.item_bytes
+        self._from_inputs = [Window(size_bytes) for _ in blending.inputs]
+        self._to_outputs = [Window(size_bytes) for _ in blending.copies]
+        self._exact = torch.empty(BLOCK, dtype=torch.float64)
         self._stop = stop
         self._progress = progress
 
@@ -150,7 +131,7 @@ class Worker:
     def _read(self, entry: TensorEntry, offset: int, count: int) -> list[memoryview]:
         raws = []
         for checkpoint, readers, window in zip(
-            self._blending.inputs, self._readers, self._buffers.inputs, strict=True
+            self._blending.inputs, self._readers, self._from_inputs, strict=True
         ):
             there = checkpoint.tensors[entry.name]
             reader = readers[checkpoint.file_of[entry.name]]
@@ -194,7 +175,7 @@ class Worker:
         item_bytes = TORCH_DTYPES[dtype].itemsize
         size_bytes = raws[0].nbytes // entry.item_bytes * item_bytes
         views = {
-            index: self._buffers.outputs[index].place(
+            index: self._to_outputs[index].place(
                 self._sinks[index].start(entry.name) + offset * item_bytes, size_bytes
             )
             for index in blended
@@ -210,7 +191,7 @@ class Worker:
             for index in blended:
                 rule = rules[index]
                 of_output = sums.outputs[index]
-                exact = self._buffers.exact[: block.anchor.numel()]
+                exact = self._exact[: block.anchor.numel()]
                 place = views[index][first : first + exact.numel() * item_bytes]
                 rounded = decode(place, dtype)
                 blend(rule, entering, exact)
@@ -261,7 +242,7 @@ class Worker:
 
     def _copy(self, tensor: str, index: int, offset: int, raw: memoryview) -> None:
         start = self._sinks[index].start(tensor) + offset
-        view = self._buffers.outputs[index].place(start, raw.nbytes)
+        view = self._to_outputs[index].place(start, raw.nbytes)
         view[:] = raw
         self._sinks[index].write(tensor, offset, view)
 

@@ -39,6 +39,15 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Brings a folder's names to the disk, such as those of files that were renamed in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _umask() -> int:
     """The process's mask, which can only be read by setting it."""
     mask = os.umask(0o077)
