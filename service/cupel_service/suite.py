@@ -102,7 +102,5 @@ def digest(problem: Problem) -> str:
     for test in document["tests"]:
         if not test["public"]:
             del test["public"]  # a problem without public tests keeps the digest it always had
-    canonical = json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -74,17 +74,7 @@ class Capture:
         with self._lock:
             kept = self._kept[stream]
             head, tail, written = bytes(kept.head), bytes(kept.tail), kept.written_bytes
-        if written <= self._kept_bytes:
-            return head.decode("utf-8", "replace")
-        before = head[: (self._kept_bytes + 1) // 2]
-        after_bytes = self._kept_bytes // 2
-        after = (head + tail)[-after_bytes:] if after_bytes else b""
-        cut = written - len(before) - len(after)
-        return (
-            before.decode("utf-8", "replace")
-            + f"\n[... {cut} bytes cut out ...]\n"
-            + after.decode("utf-8", "replace")
-        )
+        return cut_middle(head, tail, written, self._kept_bytes)
 
     def written_bytes(self, stream: Stream) -> int:
         """How much was printed, kept or not."""
@@ -132,3 +122,25 @@ class Capture:
 
 
 _NAMES = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr"}
+
+
+def cut_middle(head: bytes, tail: bytes, written_bytes: int, kept_bytes: int) -> str:
+    """A long text without its middle: half of what is kept from its beginning, half from its end.
+
+    Args:
+        head: The first bytes of it.
+        tail: The last ones of what follows `head`, as many as are needed.
+        written_bytes: How many there were in all.
+        kept_bytes: How many to keep.
+    """
+    if written_bytes <= kept_bytes:
+        return head.decode("utf-8", "replace")
+    before = head[: (kept_bytes + 1) // 2]
+    after_bytes = kept_bytes // 2
+    after = (head + tail)[-after_bytes:] if after_bytes else b""
+    cut_bytes = written_bytes - len(before) - len(after)
+    return (
+        before.decode("utf-8", "replace")
+        + f"\n[... {cut_bytes} bytes cut out ...]\n"
+        + after.decode("utf-8", "replace")
+    )

@@ -144,11 +144,8 @@ async def _start(
         raise InvalidRequest(f"the command cannot be started: {error}") from error
 
 
-async def _write(
-    session: Session, workspace: running.Workspace, path: str, content: bytes
-) -> None:
+async def _write(session: Session, workspace: running.Workspace, path: str, content: bytes) -> None:
     try:
         await session.house.in_thread(workspace.write, box_path(path), content)
     except BoxRefused as error:
         raise InvalidRequest(f"{path}: {error}") from error
-

@@ -75,11 +75,9 @@ class Interpreter:
             with self._guard:
                 self._piece = piece
             await self._feed(source)
-            await asyncio.wait(
-                {piece.done, self._ended},
-                timeout=timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            either: set[asyncio.Future[_End] | asyncio.Future[CommandExit]]
+            either = {piece.done, self._ended}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             timed_out = not (piece.done.done() or self._ended.done())
             if timed_out or piece.capture.flooded:
                 await self._kill()
@@ -191,4 +189,3 @@ def _overlap(data: bytes, mark: bytes) -> int:
 @functools.cache
 def _driver() -> str:
     return Path(__file__).with_name("python_driver.py").read_text(encoding="utf-8")
-

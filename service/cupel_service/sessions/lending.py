@@ -1,4 +1,4 @@
-"""A few boxes for many sessions: lent in the order of asking, taken back from whoever idles longest.
+"""A few boxes for many sessions: lent in the order of asking, taken back from the longest idle.
 
 All of it runs on the event loop.
 """

@@ -1,8 +1,8 @@
 """The program that is a session's Python interpreter; it runs inside the box and is untrusted.
 
-It reads `LENGTH\\nSOURCE` from standard input, again and again, runs each piece in one namespace as
-a notebook would, and ends its output on both streams with a mark. Whoever forges the mark deceives
-only himself: nothing here decides on a reward.
+It reads a line with a length and a source of so many bytes, again and again, runs each piece in one
+namespace as a notebook would, and ends its output on both streams with a mark. Whoever forges the
+mark deceives only himself: nothing here decides on a reward.
 """
 
 from __future__ import annotations

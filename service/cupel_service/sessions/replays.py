@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cupel_service.queue.contract import KeyReused
 from cupel_service.requests import RequestKey
@@ -33,10 +33,13 @@ class Work(Generic[_Result]):
         return await asyncio.shield(self.task)
 
 
+_AnyWork = TypeVar("_AnyWork", bound=Work[Any])  # whatever it results in: it is only kept
+
+
 @dataclass(slots=True)
 class _Known:
     digest: str
-    work: Work[object]
+    work: Work[Any]  # likewise
     ended_s: float | None = None
 
 
@@ -54,11 +57,9 @@ class Replays:
         self._kept_s = kept_s
         self._finished_max = finished_max
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._keyless: set[asyncio.Task[object]] = set()  # the loop itself holds them weakly
+        self._keyless: set[asyncio.Task[Any]] = set()  # the loop itself holds them weakly
 
-    def once(
-        self, key: RequestKey | None, begin: Callable[[], Work[_Result]]
-    ) -> Work[_Result]:
+    def once(self, key: RequestKey | None, begin: Callable[[], _AnyWork]) -> _AnyWork:
         """The work that a key stands for, begun if it is new.
 
         Args:
@@ -70,16 +71,17 @@ class Replays:
         """
         if key is None:
             work = begin()
-            self._keyless.add(work.task)  # type: ignore[arg-type]  # only held, never read
+            self._keyless.add(work.task)
             work.task.add_done_callback(self._keyless.discard)
             return work
         known = self._known.get(key.key)
         if known is not None:
             if known.digest != key.digest:
                 raise KeyReused
-            return known.work  # type: ignore[return-value]  # the digest includes the path
+            found: _AnyWork = known.work  # of this kind: the digest includes the path
+            return found
         work = begin()
-        self._known[key.key] = entry = _Known(key.digest, work)  # type: ignore[arg-type]  # likewise
+        self._known[key.key] = entry = _Known(key.digest, work)
         name = key.key
         work.task.add_done_callback(lambda task: self._ended(name, entry, task))
         return work
@@ -91,7 +93,7 @@ class Replays:
             if known.ended_s is not None and known.ended_s < old_s:
                 del self._known[name]
 
-    def _ended(self, name: str, entry: _Known, task: asyncio.Task[_Result]) -> None:
+    def _ended(self, name: str, entry: _Known, task: asyncio.Task[Any]) -> None:
         if task.cancelled() or task.exception() is not None:
             if self._known.get(name) is entry:
                 del self._known[name]

@@ -152,12 +152,11 @@ async def finish(
     how = started.ended.result()
     if how.exit_code is None and how.signal is None:
         raise workspace.ended or WorkspaceEnded("the session is over")
-    return result_of(started, how, timed_out=timed_out)
+    return result_of(started.capture, how, timed_out=timed_out)
 
 
-def result_of(started: Started, how: CommandExit, *, timed_out: bool) -> CommandResult:
+def result_of(capture: Capture, how: CommandExit, *, timed_out: bool) -> CommandResult:
     """A command's end in the words of the wire."""
-    capture = started.capture
     limit = ExceededLimit.WALL if timed_out else None
     if capture.flooded:
         limit = ExceededLimit.OUTPUT

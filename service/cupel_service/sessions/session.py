@@ -399,4 +399,3 @@ async def free(house: House, slot: Slot, workspace: Workspace | None) -> Outcome
             _log.exception("session: a lost box was not replaced")
     house.lending.give_back(slot)
     return outcome
-

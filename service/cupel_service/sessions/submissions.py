@@ -47,7 +47,9 @@ async def submit(session: Session, request: SubmitRequest, judge: Judge) -> Subm
         QueueFull: Judging is full; nothing was done.
     """
     if session.request.problem is None:
-        raise InvalidRequest("this session was opened without a problem: there is nothing to submit")
+        raise InvalidRequest(
+            "this session was opened without a problem: there is nothing to submit"
+        )
     language = request.language or session.language or language_of(request.path)
     if session.submissions_left < 1:
         raise InvalidRequest("no submission is left in this session")
