@@ -114,7 +114,7 @@ async def run_command(session_id: SessionId, request: Request) -> Response:
     work = session.replays.once(key, lambda: begin_command(session, document))
     if NDJSON not in request.headers.get("accept", ""):
         return _json(await work.result())
-    await asyncio.wait({work.started, work.task}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({work.started})
     if work.started.cancelled():
         await work.result()  # raises why it was never started
     return StreamingResponse(_lines(work, work.started.result()), media_type=NDJSON)

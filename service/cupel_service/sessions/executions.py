@@ -13,7 +13,7 @@ from cupel_service.languages import LanguageSetup
 from cupel_service.program import INTERRUPTIONS_MAX, KILLS_MAX, Slot, compile_result
 from cupel_service.requests import InvalidRequest
 from cupel_service.sessions.capture import cut_middle
-from cupel_service.sessions.files import OUTPUTS_BYTES_MAX, file_path
+from cupel_service.sessions.files import OUTPUTS_BYTES_MAX, file_path, refusal
 
 PRINTED_BYTES_MAX = 16 * MEBIBYTE
 """A program that prints more than this is killed."""
@@ -159,7 +159,7 @@ def _outputs(
         try:
             content = box.get(f"{_FOLDER}/{paths[path]}", left_bytes)
         except BoxRefused as error:
-            missing[path] = str(error)
+            missing[path] = str(refusal("file", error))
             continue
         left_bytes -= len(content)
         files[path] = encode_data(content)

@@ -91,7 +91,7 @@ async def list_files(session: Session, path: str) -> FileList:
         try:
             entries = await session.house.in_thread(workspace.list, below)
         except BoxRefused as error:
-            raise _refusal("folder", error) from error
+            raise refusal("folder", error) from error
     return FileList(path=below, entries=tuple(_entry(each) for each in entries[:ENTRIES_MAX]))
 
 
@@ -126,7 +126,7 @@ async def read_from(
     try:
         return await session.house.in_thread(workspace.read, below, bytes_max)
     except BoxRefused as error:
-        raise _refusal("file", error) from error
+        raise refusal("file", error) from error
 
 
 async def read_outputs(
@@ -147,7 +147,8 @@ async def read_outputs(
     return files, missing
 
 
-def _refusal(what: str, error: BoxRefused) -> ServiceError:
+def refusal(what: str, error: BoxRefused) -> ServiceError:
+    """What a box's refusal to read something is to the one who asked for it."""
     words = str(error)
     if "No such file or directory" in words or "Not a directory" in words:
         return NotThere(f"there is no {what} at this path")

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from cupel_service.queue.contract import KeyReused
 from cupel_service.requests import RequestKey
@@ -78,8 +78,8 @@ class Replays:
         if known is not None:
             if known.digest != key.digest:
                 raise KeyReused
-            found: _AnyWork = known.work  # of this kind: the digest includes the path
-            return found
+            found: Any = known.work  # of the kind that `begin` makes: the digest holds the path
+            return cast("_AnyWork", found)  # and a path has one kind
         work = begin()
         self._known[key.key] = entry = _Known(key.digest, work)
         name = key.key
