@@ -83,7 +83,7 @@ class FakeWorkspace:
             self._exit(number, self._act(action, rest, on_output))
         return number
 
-    def _act(self, action: str, rest: str, on_output: OnOutput) -> int:
+    def _act(self, action: str, rest: str, on_output: OnOutput) -> int:  # noqa: C901 (a table)
         path, _, text = rest.partition(" ")
         match action:
             case "echo":
