@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cupel_sandbox.agent_protocol import (
     INPUT_AHEAD_BYTES,
@@ -37,7 +38,6 @@ from cupel_sandbox.build import build_runner
 from cupel_sandbox.errors import BoxLost, BoxRefused, SandboxError, WorkspaceEnded
 from cupel_sandbox.interactive import PENDING_BYTES_MAX, Feed, InteractiveRun
 from cupel_sandbox.protocol import encode_frame
-from cupel_sandbox.runner_box import RunnerBox
 
 __all__ = [
     "Command",
@@ -98,6 +98,22 @@ class Command:
     stdin: bytes | None = b""
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str = WORK
+
+
+class SessionBox(Protocol):
+    """What a workspace needs of its box: a RunnerBox has it."""
+
+    def put(self, path: str, content: bytes, *, executable: bool = False) -> None:
+        """See Box.put."""
+
+    def interact(self, run: Run) -> InteractiveRun:
+        """See RunnerBox.interact."""
+
+    def reset(self) -> None:
+        """See Box.reset."""
+
+    def kill(self) -> None:
+        """See RunnerBox.kill."""
 
 
 @dataclass(slots=True)
@@ -166,7 +182,7 @@ class Workspace:
     """
 
     def __init__(
-        self, box: RunnerBox, limits: WorkspaceLimits, answer_s: float = _ANSWER_S
+        self, box: SessionBox, limits: WorkspaceLimits, answer_s: float = _ANSWER_S
     ) -> None:
         self._answer_s = answer_s
         self._box = box
@@ -488,7 +504,7 @@ def _agent() -> bytes:
     return build_runner().read_bytes()
 
 
-def _start_agent(box: RunnerBox, limits: WorkspaceLimits) -> InteractiveRun:
+def _start_agent(box: SessionBox, limits: WorkspaceLimits) -> InteractiveRun:
     box.put("agent", _agent(), executable=True)
     return box.interact(
         Run(
