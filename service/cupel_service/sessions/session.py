@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from cupel.schema import Language
 from cupel.session_schema import SessionRequest
 from cupel_sandbox.box import Limit, Outcome
-from cupel_sandbox.errors import BoxLost, BoxRefused, SandboxError, WorkspaceEnded
+from cupel_sandbox.errors import BoxLost, BoxRefused, CannotStart, SandboxError, WorkspaceEnded
 from cupel_sandbox.workspace import WorkspaceLimits
-from cupel_service.errors import SessionOver, StoreFailed
+from cupel_service.errors import ServiceError, SessionOver, StoreFailed
 from cupel_service.program import Slot
 from cupel_service.requests import InvalidRequest
 from cupel_service.sessions.interpreter import Interpreter
@@ -303,28 +303,38 @@ class Session:
         self._slot = slot
         try:
             self.check()
-            workspace = await house.in_thread(
-                house.open_workspace,
-                slot,
-                WorkspaceLimits(
-                    cpu_s=cpu_s,
-                    wall_s=max(limits.life_s - self.age_s, LEAST_LIFE_S),
-                    memory_bytes=limits.memory_bytes,
-                    processes=limits.processes,
-                    open_files=limits.open_files,
-                    file_bytes=limits.file_bytes,
-                ),
-            )
-            self._workspace = workspace
+            self._workspace = workspace = await self._open(slot, cpu_s)
             if content is not None:
                 await house.in_thread(workspace.load, content)
             else:
                 for path, data in (await self._files()).items():
                     await house.in_thread(workspace.write, path, data)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(self._leave())
+            if isinstance(error, BoxLost):  # nothing of the session has run in this box
+                raise BoxLost(str(error), by_host=True) from error
+            if isinstance(error, BoxRefused):
+                raise WorkspaceEnded(f"its folder cannot be put into a box: {error}") from error
+            if isinstance(error, CannotStart):
+                raise ServiceError(f"no box can be had for the session: {error}") from error
             raise
         return workspace
+
+    async def _open(self, slot: Slot, cpu_s: float) -> Workspace:
+        house, limits = self.house, self.request.limits
+        bounds = WorkspaceLimits(
+            cpu_s=cpu_s,
+            wall_s=max(limits.life_s - self.age_s, LEAST_LIFE_S),
+            memory_bytes=limits.memory_bytes,
+            processes=limits.processes,
+            open_files=limits.open_files,
+            file_bytes=limits.file_bytes,
+        )
+        try:
+            return await house.in_thread(house.open_workspace, slot, bounds)
+        except BoxLost:  # as it was left by somebody else, or by the host
+            await house.in_thread(slot.replace)
+            return await house.in_thread(house.open_workspace, slot, bounds)
 
     async def _leave(self) -> None:
         """Gives its box back, as new; whatever ran in it is ended."""
