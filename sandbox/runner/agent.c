@@ -518,6 +518,8 @@ int agent(void)
 {
 	struct frame frame;
 	sigset_t mask;
+	if (access("/sub/agent", X_OK))
+		die("the agent works in a box only: it may empty /work"); /* somebody tried it on a host */
 	prctl(PR_SET_CHILD_SUBREAPER, 1); /* old gVisor has none: there PID 1 reaps orphans */
 	if (prctl(PR_SET_DUMPABLE, 0))
 		die("cannot become non-dumpable");

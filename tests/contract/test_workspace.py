@@ -292,7 +292,9 @@ def test_a_folder_is_the_same_in_another_box(host: Host, workspace: Workspace) -
     sh(workspace, "ln -s /nowhere dangling; touch -d 2001-02-03 src/main.py src; chmod 640 large")
     sh(workspace, "echo secret > hidden; chmod 000 hidden; mkdir shut; chmod 500 shut; mkfifo pipe")
     # A link's time is its own; gVisor's stat fails.
-    look = "find . -mindepth 1 -printf '%p %y %m %l %s\\n' | sort; find src -printf '%p %T@\\n' | sort"
+    look = (
+        "find . -mindepth 1 -printf '%p %y %m %l %s\\n' | sort; find src -printf '%p %T@\\n' | sort"
+    )
     sh(workspace, "rm pipe")
     before = sh(workspace, look)
     archive = workspace.save(10 * MEBIBYTE)
