@@ -307,8 +307,9 @@ class Sessions:
         self._ended[session.id] = self.describe(session)
         while len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
-        over = session.over
-        _log.debug("session %s: %s", session.id, over.reason if over is not None else "")
+        if session.over is not None:
+            # Not the reason: its words may be those of a program in the box.
+            _log.debug("session %s: over, by_host=%s", session.id, session.over.by_host)
 
     async def _sweep(self) -> None:
         while True:

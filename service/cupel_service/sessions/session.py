@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from cupel.schema import Language
@@ -107,6 +107,7 @@ class Session:
         self._interpreter: Interpreter | None = None
         self._dirty = False
         self._users = 0
+        self._judging = 0
         self._moving = asyncio.Lock()
         self._cpu_s = 0.0
 
@@ -130,7 +131,7 @@ class Session:
     @property
     def idle_s(self) -> float:
         """For how long nothing has been asked of it."""
-        return 0.0 if self._users else time.monotonic() - self.touched_s
+        return 0.0 if self._users or self._judging else time.monotonic() - self.touched_s
 
     @property
     def age_s(self) -> float:
@@ -188,6 +189,16 @@ class Session:
             self.touched_s = time.monotonic()
             if not self._users and self._workspace is not None and self.over is None:
                 self.house.lending.offer(self)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Keeps it from being idle while a verdict is waited for; its box may be parked."""
+        self._judging += 1
+        try:
+            yield
+        finally:
+            self._judging -= 1
+            self.touched_s = time.monotonic()
 
     async def interpreter(self, workspace: Workspace) -> Interpreter:
         """Its Python interpreter; a new one where there is none, or where that has ended."""
@@ -281,7 +292,8 @@ class Session:
                 content = await house.in_thread(workspace.save, house.folder_bytes_max)
                 archive = await house.in_thread(house.spool.write, content)
             except (BoxRefused, StoreFailed) as error:
-                _log.info("session %s: cannot be parked: %s", self.id, error)
+                # Not its words: they may be those of a program in the box.
+                _log.info("session %s: cannot be parked (%s)", self.id, type(error).__name__)
                 return False
             self._drop_archive()
             self._archive = archive
