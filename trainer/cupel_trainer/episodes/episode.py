@@ -4,7 +4,7 @@
     observe(text)           what came of it; the next turn is the policy's again
 
 `environment.Environment` carries actions out. A budget that is used up ends an episode with what
-was submitted so far; that is the policy's doing, and without a submission there is nothing to judge.
+was submitted so far. That is the policy's doing; without a submission there is nothing to judge.
 """
 
 from __future__ import annotations
@@ -201,6 +201,4 @@ class Episode:
         turns = self.budget.turns - self.turns
         if self.setting is Setting.TOOLS:
             return f"turns left {turns} , calls left {self.budget.calls - self.calls}"
-        return (
-            f"turns left {turns} , submissions left {self.budget.submissions - self.submissions}"
-        )
+        return f"turns left {turns} , submissions left {self.budget.submissions - self.submissions}"
