@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -248,7 +249,7 @@ class Desk:
             for attempt in range(1, self._recipe.service.judge_attempts + 1):
                 asked = left
                 async with self._places:
-                    response = await self.patiently(lambda asked=asked: self._ask(bucket, asked))
+                    response = await self.patiently(partial(self._ask, bucket, asked))
                 left = []
                 for place, item in enumerate(asked):
                     judged = _judged(response, place, item.level)

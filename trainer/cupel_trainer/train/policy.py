@@ -60,7 +60,8 @@ def load_policy(recipe: Recipe) -> Policy:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = load_tokenizer(recipe)
-    path, loader = recipe.model.path, AutoModelForCausalLM
+    path = recipe.model.path
+    loader: Any = AutoModelForCausalLM
     options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
     if recipe.model.attention:
         options["attn_implementation"] = recipe.model.attention

@@ -18,10 +18,11 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
-from accelerate.utils import gather_object
-from datasets import Dataset
+from accelerate.utils import gather_object  # type: ignore[import-untyped]  # it has no types
+from datasets import Dataset  # type: ignore[import-untyped]  # it has no types
 from transformers import PrinterCallback, ProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from cupel_trainer.train.checkpoint_folder import seal
 from cupel_trainer.train.order import Order
@@ -140,6 +141,7 @@ class CupelTrainer(GRPOTrainer):
         vllm_client: type[Any] | None = None,
     ) -> None:
         self._recipe = recipe
+        self._scratch = Path(str(config.output_dir))
         self._session = session
         self._checkpoints = checkpoints
         self._emit = emit
@@ -165,7 +167,8 @@ class CupelTrainer(GRPOTrainer):
     def draw(self, contexts: Sequence[Ids]) -> list[Turn]:
         """Draws one turn after each context, with the engine that TRL was configured for."""
         # Private: the one way that takes tokens and works for every engine and sharding.
-        ids, logprobs = self._generate_single_turn([list(each) for each in contexts], None, {}, 1)
+        generate: Any = self._generate_single_turn
+        ids, logprobs = generate([list(each) for each in contexts], None, {}, 1)
         return [
             Turn(turn, logprobs[place] if logprobs else None, turn[-1] in self.eos_token_ids)
             for place, turn in enumerate(ids)
@@ -198,11 +201,12 @@ class CupelTrainer(GRPOTrainer):
         """Writes none: `run.json` says how the weights came about."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        save: Any = super()._save_checkpoint  # private: what is saved is whole only after it
+        save(model, trial)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             step = self.state.global_step // self._recipe.optimiser.updates_per_batch
-            made = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            made = self._scratch / f"checkpoint-{self.state.global_step}"
             seal(
                 made, self._checkpoints, step, self._session.state(), self._recipe.checkpoints.keep
             )
@@ -235,8 +239,9 @@ def _vllm_client(client: type[Any] | None) -> Iterator[None]:
         yield
         return
     # Private: TRL 1.16 names the class in this module and takes no other.
-    import trl.generation.vllm_generation as module
+    import trl.generation.vllm_generation
 
+    module: Any = trl.generation.vllm_generation
     own = module.VLLMClient
     module.VLLMClient = client
     try:
