@@ -9,7 +9,8 @@ from cupel_trainer.train.recipe import Recipe
 from cupel_trainer.train.recipe_file import make_recipe
 
 PROGRAMS = ("print(1)", "print(2)", "print(3)", "print(4)")
-SPECIAL = {"eos_token": "<|end|>", "pad_token": "<|pad|>", "unk_token": "<|unk|>"}
+UNKNOWN = "<|unk|>"
+SPECIAL = {"eos_token": "<|end|>", "pad_token": "<|pad|>", "unk_token": UNKNOWN}
 WORDS = (*PROGRAMS, "slow", "Say", *SPECIAL.values())
 
 
@@ -19,7 +20,7 @@ def make_policy(folder: Path, *, words: tuple[str, ...] = WORDS, context_tokens:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     vocabulary = {word: number for number, word in enumerate(words)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.Sequence([decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL)
