@@ -190,7 +190,7 @@ def test_fixing_shows_the_program_and_aggregates_only() -> None:
     failed = failed_of("int main() {}", judgement(Verdict.TLE))
     prompt = render_fixing(read_template(FIXING), SHOWN, failed, Language.CPP)
     assert "```cpp\nint main() {}\n```" in prompt
-    assert "It passed 1 of 3 tests that were run, of 3.\n" in prompt
+    assert "It passed 1 of 3 tests that were run, out of 3.\n" in prompt
     assert "Time limit exceeded: 1.\nWrong answer: 1.\n" in prompt
     assert "1.23 s, its largest memory 5 MiB" in prompt
     assert "hidden-" not in prompt
