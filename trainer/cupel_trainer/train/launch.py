@@ -17,11 +17,13 @@ NAME = "accelerate.json"
 def accelerate_config(recipe: Recipe) -> dict[str, object]:
     """What `accelerate launch --config_file` takes; it is JSON, which is YAML, too."""
     parallelism = recipe.parallelism
+    cpu = recipe.precision.device == "cpu"
+    many = "MULTI_CPU" if cpu else "MULTI_GPU"
     bfloat16 = recipe.precision.compute is Dtype.BFLOAT16
     config: dict[str, object] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": {
-            ParallelKind.NONE: "MULTI_GPU" if parallelism.processes > 1 else "NO",
+            ParallelKind.NONE: many if parallelism.processes > 1 else "NO",
             ParallelKind.FSDP: "FSDP",
             ParallelKind.DEEPSPEED: "DEEPSPEED",
         }[parallelism.kind],
@@ -29,7 +31,7 @@ def accelerate_config(recipe: Recipe) -> dict[str, object]:
         "num_processes": parallelism.processes,
         "num_machines": parallelism.machines,
         "machine_rank": 0,
-        "use_cpu": recipe.precision.device == "cpu",
+        "use_cpu": cpu,
     }
     if parallelism.kind is ParallelKind.FSDP:
         config["fsdp_config"] = {
