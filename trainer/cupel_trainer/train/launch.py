@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from cupel_trainer.errors import TrainingError
 from cupel_trainer.train.recipe import Dtype, ParallelKind, Recipe
 from cupel_trainer.whole_files import write_whole
 
 NAME = "accelerate.json"
+
+_LAUNCHED = "CUPEL_TRAIN_LAUNCHED"
 
 
 def accelerate_config(recipe: Recipe) -> dict[str, object]:
@@ -63,12 +67,36 @@ def write_accelerate_config(recipe: Recipe, out: Path) -> Path:
 
 
 def needs_launch(recipe: Recipe) -> bool:
-    """Whether the recipe wants processes that nobody has started."""
+    """Whether the recipe wants processes that nobody has started.
+
+    Raises:
+        TrainingError: They were started, but do not know of each other: starting them once more
+            would never end.
+    """
     many = recipe.parallelism.processes > 1 or recipe.parallelism.kind is not ParallelKind.NONE
-    return many and "RANK" not in os.environ
+    if not many or "RANK" in os.environ:
+        return False
+    if os.environ.get(_LAUNCHED):
+        raise TrainingError(
+            "accelerate started this process, but did not say which of how many it is: see its "
+            f"configuration, {NAME} in the run's folder"
+        )
+    return True
 
 
-def launch_command(file: Path, words: Sequence[str]) -> list[str]:
+def launch_command(recipe: Recipe, out: Path, words: Sequence[str]) -> list[str]:
     """The command that starts `cupel WORDS` in every process of one machine."""
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    start = [sys.executable, "-m"]
+    if recipe.precision.device == "cpu":  # which accelerate starts by MPI only
+        processes = f"--nproc_per_node={recipe.parallelism.processes}"
+        start += ["torch.distributed.run", "--standalone", processes]
+    else:
+        file = write_accelerate_config(recipe, out)
+        start += ["accelerate.commands.launch", "--config_file", str(file)]
     return [*start, "--module", "cupel.cli", *words]
+
+
+def launch(command: Sequence[str]) -> NoReturn:
+    """Becomes the command."""
+    os.environ[_LAUNCHED] = "1"
+    os.execv(command[0], list(command))  # noqa: S606 (it starts us again, often)
