@@ -3,8 +3,8 @@
 Judges the stdio rows of a folder of cases (see `cases.py`) in native boxes and writes one line per
 judged row. A slot is busy for the CPU time of the compiler and of every test, and for the wall time
 of a test that waited idly into its limit: unlike the wall time of all, that does not grow when the
-machine has other work. Rows whose author's time limit is larger than 10 s are left out: no training
-set has such.
+machine has other work. Left out are rows whose author's time limit is larger than 10 s, and those
+with a single test, which try a judge rather than a solution: no training set has such.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def stdio_rows(folder: Path) -> set[str]:
     return {
         row.row_id
         for row in read_rows(folder)
-        if row.kind == "stdio" and (row.time_limit_s or 0.0) <= TIME_LIMIT_S_MAX
+        if row.kind == "stdio"
+        and len(row.tests) > 1
+        and (row.time_limit_s or 0.0) <= TIME_LIMIT_S_MAX
     }
 
 

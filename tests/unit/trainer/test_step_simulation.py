@@ -33,7 +33,7 @@ def test_an_engine_speeds_up_when_sequences_leave() -> None:
 
 
 def test_a_sequence_enters_when_there_is_room() -> None:
-    # 2 ticks at 3 s; the third enters and needs 1 tick at 3 s; 2 ticks at 2 s are left of the second.
+    # 2 ticks at 3 s; the third enters for 1 tick at 3 s; the second has 2 ticks at 2 s left.
     assert decode_ends([2, 5, 1], SLOW) == [6.0, 13.0, 9.0]
 
 
@@ -93,6 +93,9 @@ def test_a_step_by_hand_with_each_way_to_overlap() -> None:
     assert (chunked.generation_s, chunked.judge_wait_s, chunked.step_s) == (6.0, 3.0, 19.0)
     unchunked = step(Overlap.CHUNKS, 1)
     assert unchunked == after
+    concurrent = step(Overlap.CONCURRENT, 2)  # one answer a chunk: as it ends
+    assert concurrent == step(Overlap.STREAM, 1)
+    assert step(Overlap.CONCURRENT, 1) == after
     streamed = step(Overlap.STREAM, 2)  # generated at 2 and 4, judged at 5 and 8
     assert (streamed.generation_s, streamed.judge_wait_s, streamed.step_s) == (4.0, 4.0, 18.0)
     assert streamed.busy_slots == pytest.approx(6 / 8)

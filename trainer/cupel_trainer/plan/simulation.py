@@ -3,11 +3,11 @@
 Theory of operation. An engine decodes all its sequences together: one decoding step gives each one
 token and takes `base_s + per_sequence_s * sequences`. So an engine has a clock that counts tokens:
 a sequence of n tokens that enters at tick t leaves at tick t + n, and wall time runs slower or
-faster as sequences leave and enter. The rollouts come in chunks, one after the other, as the
-trainer asks for them; a chunk is spread over the engines and ends with its longest sequence, and
-then its answers go to the judge. The judge is a queue before `slots` boxes, first come first
-served. The update begins when generation is done and every verdict is in: what lies between the
-two is the judge wait.
+faster as sequences leave and enter. The rollouts come in chunks, which the trainer asks for one
+after the other or all at once; a chunk is spread over the engines and ends with its longest
+sequence, and then its answers go to the judge. The judge is a queue before `slots` boxes, first
+come first served. The update begins when generation is done and every verdict is in: what lies
+between the two is the judge wait.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Overlap(StrEnum):
@@ -24,9 +25,11 @@ class Overlap(StrEnum):
     NONE = "none"
     """When the whole batch is generated: no judging beside generation."""
     CHUNKS = "chunks"
-    """When its chunk is generated: what Cupel's trainer does."""
+    """When its chunk is generated, one chunk after the other: each waits for its longest answer."""
+    CONCURRENT = "concurrent"
+    """When its chunk is generated, all chunks at once: an engine that serves requests can do so."""
     STREAM = "stream"
-    """When the answer itself ends, in one chunk: what no chunked trainer can beat."""
+    """When the answer itself ends: what nothing can beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def simulate_step(
         decoding: Of every engine.
         engines: How many engines.
         slots: Boxes of all judge hosts.
-        chunks: Into how many the batch is cut; with `Overlap.STREAM` it is one.
+        chunks: Into how many the batch is cut, where answers wait for their chunk.
         overlap: When answers go to the judge.
         update_s: The update and the hand-over of weights.
         latency_s: From the trainer to the judge and back, per submission.
@@ -164,20 +167,24 @@ def simulate_step(
     Returns:
         Where the time went.
     """
+    bounds = [len(lengths) * piece // chunks for piece in range(chunks + 1)]
+    pieces = [slice(first, last) for first, last in pairwise(bounds) if first < last]
     ready: list[float] = []
     now_s = 0.0
-    pieces = 1 if overlap is Overlap.STREAM else min(chunks, len(lengths))
-    bounds = [len(lengths) * piece // pieces for piece in range(pieces + 1)]
-    for first, last in zip(bounds, bounds[1:], strict=False):
-        ends = generation_ends(lengths[first:last], decoding, engines)
-        chunk_end_s = now_s + max(ends)
-        if overlap is Overlap.STREAM:
-            ready += [now_s + end for end in ends]
+    if overlap is Overlap.CHUNKS:
+        for piece in pieces:
+            now_s += max(generation_ends(lengths[piece], decoding, engines))
+            ready += [now_s] * (piece.stop - piece.start)
+    else:
+        ends = generation_ends(lengths, decoding, engines)
+        now_s = max(ends)
+        if overlap is Overlap.NONE:
+            ready = [now_s] * len(ends)
+        elif overlap is Overlap.STREAM:
+            ready = ends
         else:
-            ready += [chunk_end_s] * len(ends)
-        now_s = chunk_end_s
-    if overlap is Overlap.NONE:
-        ready = [now_s] * len(lengths)
+            for piece in pieces:
+                ready += [max(ends[piece])] * (piece.stop - piece.start)
     verdicts = verdict_ends([each + latency_s for each in ready], judging_s, slots)
     last_s = max(verdicts)
     return StepTimes(

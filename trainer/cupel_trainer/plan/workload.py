@@ -1,7 +1,7 @@
 """What a step brings the judge: how long answers are, and how long each keeps a box.
 
 Measured where there is a run to replay: the file of verdicts of a checkpoint holds both for every
-sample. Else a default, which says so: lengths from a log-normal distribution, verdict times from 67
+sample. Else a default, which says so: lengths from a log-normal distribution, verdict times from
 submissions that `bench/verdict_times.py` measured, drawn by a mix of outcomes.
 """
 
@@ -118,10 +118,9 @@ class Workload:
 def judging_s(time: VerdictTime, suite: Suite) -> tuple[float, int]:
     """What a measured submission would take with a training problem's tests.
 
-    An accepted program runs all of them, each as long as its own tests took. One that is wrong
-    ends with the test that it ended with; one that is too slow, too, and there it takes as much
-    longer as the limit is larger. Where every test is judged, both run all: the slow one is taken
-    to be too slow in half of them.
+    What is kept is its CPU time over the limit. An accepted program runs all tests, each as long
+    as its own took in the mean. One that is wrong, or too slow, ends with the test that it ended
+    with. Where every test is judged, both run all; the slow one is taken to be too slow in half.
 
     Args:
         time: The submission.
@@ -132,18 +131,16 @@ def judging_s(time: VerdictTime, suite: Suite) -> tuple[float, int]:
     """
     if time.tests == 0:
         return time.compile_s, 0
+    scale = suite.cpu_limit_s / time.cpu_limit_s
+    accepted, slow = time.verdict is Verdict.AC, time.verdict is Verdict.TLE
+    tests = suite.tests if accepted or suite.every_test else min(time.tests, suite.tests)
+    killed = 0
     passing_s = time.run_s / time.tests
-    tests = suite.tests
-    if time.verdict is Verdict.TLE:
-        slow = math.ceil(tests / 2) if suite.every_test else 1
-        tests = tests if suite.every_test else min(time.tests, tests)
-        # Its passing tests took what is left of the time; never negative, whatever was rounded.
+    if slow:
+        killed = math.ceil(tests / 2) if suite.every_test else 1
+        # Never negative, whatever was rounded or overran.
         passing_s = max(0.0, time.run_s - KILLED_AT * time.cpu_limit_s) / max(1, time.tests - 1)
-        run_s = slow * KILLED_AT * suite.cpu_limit_s + (tests - slow) * passing_s
-    else:
-        if time.verdict is not Verdict.AC and not suite.every_test:
-            tests = min(time.tests, tests)
-        run_s = tests * passing_s
+    run_s = killed * KILLED_AT * suite.cpu_limit_s + (tests - killed) * passing_s * scale
     return time.compile_s + run_s + tests * TEST_OVERHEAD_S, tests
 
 
