@@ -18,7 +18,9 @@ class Budget(BaseModel):
         3, ge=1, le=1000, description="agentic: the last one, or an accepted one, ends the episode."
     )
     tokens: int = Field(
-        32768, ge=1, description="Tokens of the policy over all turns; the turn that passes it ends."
+        32768,
+        ge=1,
+        description="Tokens of the policy over all turns; the turn that passes it ends.",
     )
     wall_s: float = Field(
         300.0, gt=0, le=3600, description="Seconds for which its programs run, as measured there."

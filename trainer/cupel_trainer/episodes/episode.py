@@ -201,6 +201,4 @@ class Episode:
         turns = self.budget.turns - self.turns
         if self.setting is Setting.TOOLS:
             return f"turns left {turns} , calls left {self.budget.calls - self.calls}"
-        return (
-            f"turns left {turns} , submissions left {self.budget.submissions - self.submissions}"
-        )
+        return f"turns left {turns} , submissions left {self.budget.submissions - self.submissions}"

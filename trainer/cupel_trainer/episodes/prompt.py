@@ -165,9 +165,7 @@ def failed_of(program: str, judgement: Judgement) -> Failed:
         cpu_s=judgement.cpu_s,
         memory_mib=judgement.memory_bytes // MEBIBYTE,
         # A message of a judging error or of one test is not the policy's to see.
-        diagnostics=cut_middle(
-            (compiled or judgement.message).strip(), _DIAGNOSTICS_CHARACTERS
-        )
+        diagnostics=cut_middle((compiled or judgement.message).strip(), _DIAGNOSTICS_CHARACTERS)
         if judgement.verdict == "CE"
         else "",
     )

@@ -19,6 +19,7 @@ DECODING_OVERHEAD_S = 0.004
 """Per decoding step beside memory and arithmetic: scheduling, sampling, launches; an assumption."""
 NETWORK_BYTES_PER_S = 25e9
 """From the trainer to the engines: one 200 Gbit/s link; an assumption."""
+MASTER_BYTES = 4
 WEIGHT_BYTES = 2
 """Of one weight in an engine, and of one number in its cache: bfloat16."""
 
@@ -104,5 +105,5 @@ def update_time_s(
 
 
 def sync_time_s(architecture: Architecture) -> float:
-    """How long the new weights take to the engines."""
-    return architecture.parameters * WEIGHT_BYTES / NETWORK_BYTES_PER_S
+    """How long the new weights take to the engines: TRL sends the float32 masters as they are."""
+    return architecture.parameters * MASTER_BYTES / NETWORK_BYTES_PER_S

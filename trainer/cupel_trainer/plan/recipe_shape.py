@@ -40,7 +40,7 @@ def plan_recipe(recipe: Recipe, verdicts: Sequence[Path] = ()) -> RunPlan:
     """
     architecture = read_architecture(recipe.model.path)
     shape = run_shape(recipe, architecture)
-    return plan_run(architecture, shape, _workload(recipe, shape, verdicts))
+    return plan_run(architecture, shape, recipe_workload(recipe, verdicts))
 
 
 def run_shape(recipe: Recipe, architecture: Architecture) -> RunShape:
@@ -98,11 +98,20 @@ def rewarded_suite(recipe: Recipe) -> Suite:
     return Suite(tests, assumed.cpu_limit_s, every)
 
 
-def _workload(recipe: Recipe, shape: RunShape, verdicts: Sequence[Path]) -> Workload:
+def recipe_workload(recipe: Recipe, verdicts: Sequence[Path] = ()) -> Workload:
+    """What the recipe's answers are taken to be like.
+
+    Args:
+        recipe: The recipe.
+        verdicts: Files of verdicts to replay; without any, the default distributions.
+
+    Raises:
+        RecordsError: A file of verdicts cannot be read.
+    """
     if verdicts:
         return replayed_workload(verdicts)
     return default_workload(
-        shape.completion_tokens_max,
+        _answer_tokens(recipe),
         rewarded_suite(recipe),
         language=recipe.language,
         mix=Mix(recipe.plan.accepted, recipe.plan.wrong),

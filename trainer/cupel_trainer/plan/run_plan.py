@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cupel_trainer.plan.architecture import Architecture
@@ -32,6 +33,7 @@ class RunShape:
     Args:
         gpu: Kind of all GPUs.
         training_gpus: Over which the training state is cut.
+        replicas: Copies of the training state, each on its GPUs: 1 where it is cut over all.
         engines: Engines for rollouts.
         gpus_per_engine: Tensor parallel size of each.
         engine_share: Of a GPU's memory that an engine may take.
@@ -54,6 +56,7 @@ class RunShape:
 
     gpu: Gpu
     training_gpus: int
+    replicas: int
     engines: int
     gpus_per_engine: int
     engine_share: float
@@ -99,7 +102,7 @@ class Volumes:
         masters: What is merged afterwards: float32.
         merge_read: By a sweep over two ends, which are read once.
         merge_written: Merged checkpoints in bfloat16.
-        sync: Weights to each engine, once a step.
+        sync: Weights to the engines, once a step: TRL sends the float32 masters.
     """
 
     checkpoint: int
@@ -123,8 +126,8 @@ class RunPlan:
         tokens: Per step, prompts and answers.
         judge: Per step.
         volumes: Files.
-        overlapped: The step with as many boxes as keep the wait below the bar; None if none do.
-        after: The same without judging beside generation.
+        steps: For each way to overlap judging with generation, the step with as many boxes as keep
+            the wait below the bar; None if no number does.
         refusals: Why it does not fit; empty if it does.
     """
 
@@ -136,8 +139,7 @@ class RunPlan:
     tokens: float
     judge: JudgeLoad
     volumes: Volumes
-    overlapped: MeanStep | None
-    after: MeanStep | None
+    steps: Mapping[Overlap, MeanStep | None]
     refusals: tuple[str, ...]
 
 
@@ -159,9 +161,10 @@ def step_shape(architecture: Architecture, shape: RunShape, workload: Workload) 
         shared_prompts=shape.group,
     )
     tokens = shape.completions * (shape.prompt_tokens + workload.mean_tokens)
-    update_s = update_time_s(
-        architecture, shape.gpu, shape.training_gpus, tokens, forwards=shape.forwards
-    ) + sync_time_s(architecture)
+    gpus = shape.training_gpus * shape.replicas
+    update_s = update_time_s(architecture, shape.gpu, gpus, tokens, forwards=shape.forwards)
+    if not shape.colocated:
+        update_s += sync_time_s(architecture)
     return StepShape(shape.completions, shape.chunks, decoding, shape.engines, update_s)
 
 
@@ -186,11 +189,10 @@ def plan_run(
     )
     serving = _serving(architecture, shape)
     refusals = _refusals(architecture, shape, training, serving)
-    overlapped = after = None
+    found: dict[Overlap, MeanStep | None] = {}
     if serving.sequences:
         step = step_shape(architecture, shape, workload)
-        overlapped = slots_needed(step, workload, Overlap.CHUNKS, steps=steps)
-        after = slots_needed(step, workload, Overlap.NONE, steps=steps)
+        found = {way: slots_needed(step, workload, way, steps=steps) for way in Overlap}
     return RunPlan(
         architecture=architecture,
         shape=shape,
@@ -204,8 +206,7 @@ def plan_run(
             slot_s=shape.completions * workload.mean_judging_s,
         ),
         volumes=_volumes(architecture, shape),
-        overlapped=overlapped,
-        after=after,
+        steps=found,
         refusals=refusals,
     )
 
@@ -270,5 +271,5 @@ def _volumes(architecture: Architecture, shape: RunShape) -> Volumes:
         masters=masters,
         merge_read=2 * masters,
         merge_written=shape.merge_alphas * architecture.parameters * COMPUTE_BYTES,
-        sync=architecture.parameters * COMPUTE_BYTES,
+        sync=architecture.parameters * MASTER_BYTES,
     )

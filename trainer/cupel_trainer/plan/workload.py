@@ -184,7 +184,9 @@ def default_workload(
     for length, outcome in zip(lengths, outcomes, strict=True):
         group = groups[names[outcome]]
         seconds, tests = judging_s(group[random.integers(len(group))], suite)
-        rollouts.append(Rollout(length, seconds, tests))
+        # An answer that was cut holds no program, which takes no box.
+        whole = length < max_tokens
+        rollouts.append(Rollout(length, seconds if whole else 0.0, tests if whole else 0))
     source = (
         f"assumed lengths (median {median:.0f} of at most {max_tokens} tokens), "
         f"{len(measured_times())} measured submissions with {suite.tests} tests each"

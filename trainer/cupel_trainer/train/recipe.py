@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cupel.schema import Language, RewardKind
 from cupel_trainer.episodes.budget import Budget
 from cupel_trainer.evaluate.records import Setting
+from cupel_trainer.plan.assumptions import Assumptions
 from cupel_trainer.train.coverage import Coverage
 
 
@@ -398,6 +399,9 @@ class Recipe(Section):
     checkpoints: Checkpoints = Field(Checkpoints(), description="Where a killed run goes on.")
     logging: Logging = Field(Logging(), description="Curves.")
     fixing: Fixing = Field(Fixing(), description="Online fixing.")
+    plan: Assumptions = Field(
+        Assumptions(), description="Machines and problems as `--plan` takes them to be."
+    )
 
     @property
     def language(self) -> Language | None:
