@@ -37,7 +37,7 @@ def measure(file: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
     step = step_shape(architecture, shape, workload)
     name = file.stem.replace(".", "_").replace("-", "_")
     for way in [Overlap(each) for each in arguments.overlap or list(Overlap)]:
-        waits = {}
+        waits: dict[str, float] = {}
         for hosts in arguments.hosts:
             slots = hosts * shape.slots_per_host
             found = mean_step(step, workload, slots, way, steps=arguments.steps)
