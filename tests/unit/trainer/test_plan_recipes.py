@@ -69,7 +69,7 @@ def test_every_number_of_a_recipe_has_its_reason() -> None:
 
 def test_a_model_on_too_few_gpus_does_not_fit_and_the_plan_says_so() -> None:
     changes = ["parallelism.processes=2", "plan.engine_gpus=1", "plan.engines=1"]
-    changes += ["parallelism.machines=1", "rollouts.chunk=16", "plan.engine_memory_fraction=0.8"]
+    changes += ["parallelism.machines=1", "plan.engine_memory_fraction=0.8"]
     plan = plan_recipe(read_recipe(RECIPES / "cwm-32b.toml", changes))
     # Masters, gradients and moments alone: 16 bytes of 32.6 billion over two.
     assert plan.training.total > 16 * 32.5e9 / 2
@@ -96,7 +96,7 @@ def test_a_plan_is_shown_with_its_hosts_and_its_sources() -> None:
 
 
 def test_an_unsharded_run_holds_all_of_its_state_on_every_gpu() -> None:
-    changes = ['parallelism.kind="none"', "parallelism.processes=4", "rollouts.chunk=16"]
+    changes = ['parallelism.kind="none"', "parallelism.processes=4"]
     recipe = read_recipe(RECIPES / "qwen2.5-7b.toml", changes)
     plan = plan_recipe(recipe)
     assert (plan.shape.training_gpus, plan.shape.replicas) == (1, 4)
@@ -105,7 +105,7 @@ def test_an_unsharded_run_holds_all_of_its_state_on_every_gpu() -> None:
 
 
 def test_an_engine_on_the_training_gpus_shares_their_memory() -> None:
-    changes = ['rollouts.kind="vllm-colocate"', 'rollouts.url=""', "rollouts.chunk=16"]
+    changes = ['rollouts.kind="vllm-colocate"', 'rollouts.url=""']
     recipe = read_recipe(RECIPES / "qwen2.5-7b.toml", [*changes, "rollouts.memory_fraction=0.9"])
     plan = plan_recipe(recipe)
     assert plan.shape.colocated

@@ -98,13 +98,17 @@ def _steps(plan: RunPlan) -> Table:
         title=f"boxes that keep the wait below {WAIT_SHARE_MAX:.0%} of a step (simulated)",
     )
     for way, step in plan.steps.items():
+        own = way is plan.shape.overlap
+        name, style = WAYS[way] + (": this run" if own else ""), "bold" if own else None
         if step is None:
             slowest = max(each.judging_s for each in plan.workload.rollouts)
-            table.add_row(WAYS[way], *[""] * 4, "none do", f"slowest verdict {slowest:.0f} s")
+            last = f"slowest verdict {slowest:.0f} s"
+            table.add_row(name, *[""] * 4, "none do", last, style=style)
             continue
         times = (step.generation_s, step.judge_wait_s, step.update_s, step.step_s)
         hosts = hosts_needed(step.slots, plan.shape.slots_per_host)
-        table.add_row(WAYS[way], *(f"{t:.1f}" for t in times), str(step.slots), str(hosts))
+        cells = [*(f"{each:.1f}" for each in times), str(step.slots), str(hosts)]
+        table.add_row(name, *cells, style=style)
     return table
 
 

@@ -13,6 +13,7 @@ from cupel_trainer.plan.architecture import Architecture, read_architecture
 from cupel_trainer.plan.hardware import GPUS
 from cupel_trainer.plan.memory import COMPUTE_BYTES, SERVING_RESERVE_BYTES
 from cupel_trainer.plan.run_plan import RunPlan, RunShape, plan_run
+from cupel_trainer.plan.simulation import Overlap
 from cupel_trainer.plan.workload import (
     Mix,
     Suite,
@@ -71,6 +72,8 @@ def run_shape(recipe: Recipe, architecture: Architecture) -> RunShape:
         engine_sequences=assumed.engine_sequences,
         completions=recipe.completions_per_step,
         group=recipe.sampling.group_size,
+        # A server takes every answer by itself; other engines draw a chunk and return.
+        overlap=Overlap.STREAM if server else Overlap.CHUNKS,
         chunks=math.ceil(own / recipe.chunk),
         micro_batch=recipe.micro_batch,
         checkpointing=recipe.parallelism.gradient_checkpointing,

@@ -41,6 +41,7 @@ class RunShape:
         engine_sequences: Sequences that an engine takes at one time.
         completions: Per step.
         group: Completions per prompt.
+        overlap: When this run's trainer hands an answer to the judge.
         chunks: Into how many the rollouts of a step are cut.
         micro_batch: Sequences per training GPU and pass.
         checkpointing: Gradient checkpointing.
@@ -64,6 +65,7 @@ class RunShape:
     engine_sequences: int
     completions: int
     group: int
+    overlap: Overlap
     chunks: int
     micro_batch: int
     checkpointing: bool
