@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 
 from cupel_trainer.engine import ServerEngine, WeightSwapper
@@ -27,9 +25,6 @@ from cupel_trainer.merge.stream import TensorSpec
 
 Metadata = Sequence[tuple[str, str, list[int]]]
 """Name, dtype and shape of every tensor, as TRL announces them."""
-
-_CLIENT = "VLLMClient"
-"""The name by which TRL makes its client; it offers no way to hand it another."""
 
 
 class LiveWeights:
@@ -130,9 +125,8 @@ class SharedMemoryClient(VLLMClient):
         self._engine.close()
 
 
-@contextmanager
-def weights_through_shared_memory(model: Path) -> Iterator[None]:
-    """Within it, TRL's trainers make this client instead of their own.
+def shared_memory_client(model: str) -> Callable[..., SharedMemoryClient]:
+    """What makes this client where TRL would make its own.
 
     Args:
         model: The folder that training starts from; the server must have been started from it.
@@ -141,15 +135,10 @@ def weights_through_shared_memory(model: Path) -> Iterator[None]:
         EngineError: The folder has no config.json.
     """
     try:
-        config = json.loads((model / "config.json").read_text("utf-8"))
+        config = json.loads((Path(model) / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(
             f"{model}/config.json cannot be read ({error}): without a GPU, weights go to a vLLM "
             "server from a folder that both were started from"
         ) from error
-    original = getattr(vllm_generation, _CLIENT)
-    setattr(vllm_generation, _CLIENT, partial(SharedMemoryClient, config))
-    try:
-        yield
-    finally:
-        setattr(vllm_generation, _CLIENT, original)
+    return partial(SharedMemoryClient, config)
