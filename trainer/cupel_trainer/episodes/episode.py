@@ -4,7 +4,7 @@
     observe(text)           what came of it; the next turn is the policy's again
 
 `environment.Environment` carries actions out. A budget that is used up ends an episode with what
-was submitted so far; that is the policy's doing, and without a submission there is nothing to judge.
+was submitted so far. That is the policy's doing; without a submission there is nothing to judge.
 """
 
 from __future__ import annotations

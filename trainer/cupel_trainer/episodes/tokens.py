@@ -107,17 +107,17 @@ class TokenTrack:
 
     @property
     def completion_ids(self) -> tuple[int, ...]:
-        """All that follows the prompt: turns as sampled, observations as encoded. (T,)"""
+        """All that follows the prompt: turns as sampled, observations as encoded: (T,)."""
         return tuple(self._completion_ids)
 
     @property
     def env_mask(self) -> tuple[int, ...]:
-        """1 where the policy sampled the token, 0 where the environment wrote it. (T,)"""
+        """1 where the policy sampled the token, 0 where the environment wrote it: (T,)."""
         return tuple(self._env_mask)
 
     @property
     def logprobs(self) -> tuple[float, ...] | None:
-        """Of the sampled tokens, 0 for the environment's; None if a turn came without. (T,)"""
+        """Of the sampled tokens, 0 for the environment's; None if a turn came without: (T,)."""
         return None if self._logprobs is None else tuple(self._logprobs)
 
     @property
