@@ -8,6 +8,7 @@ token ids on both sides: nothing is tokenised again.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,53 @@ import httpx
 
 from cupel_trainer.errors import EngineError
 from cupel_trainer.train.recipe import Sampling
-from cupel_trainer.train.rollout import Ids, Turn
+from cupel_trainer.train.rollout import Ids, Sampler, Turn
 
 TRIES = 6
 """How often one turn is asked for before training stops; it resumes from its last checkpoint."""
 PAUSE_S = 1.0
 """Before the second try; it doubles each time."""
 SHOWN_CHARACTERS = 300
+PROBE_TOKENS = 64
+PROBE_STEP = 7
+MEAN_DIFFERENCE_MAX = 0.5
+"""Nats. bfloat16 on both sides differs by hundredths; stale or wrong weights by whole units."""
+
+
+def probe_ids(vocabulary: int) -> list[int]:
+    """The fixed sequence by which two engines are compared.
+
+    Args:
+        vocabulary: Tokens of the model.
+
+    Returns:
+        Token ids; long enough that a wrong attention or a stale output head shows.
+    """
+    return [(PROBE_STEP * place) % max(1, vocabulary - 1) + 1 for place in range(PROBE_TOKENS)]
+
+
+def compare(own: Sequence[float], theirs: Sequence[float]) -> float:
+    """How far the server's log-probabilities are from the trainer's.
+
+    Args:
+        own: The trainer's.
+        theirs: The server's.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        EngineError: They differ by more in the mean than any rounding: the server has other
+            weights, and what it draws would not be the policy's.
+    """
+    differences = [abs(mine - other) for mine, other in zip(own, theirs, strict=True)]
+    mean = math.fsum(differences) / len(differences)
+    if not mean <= MEAN_DIFFERENCE_MAX:  # nan, too
+        raise EngineError(
+            "the vLLM server has other weights than the trainer: its log-probabilities of a fixed "
+            f"sequence are off by {mean:.3g} in the mean; restart it from the recipe's model"
+        )
+    return max(differences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +204,10 @@ class OneEpisode:
     def any_active(self, active: bool) -> bool:
         """Whether this episode is under way; the server waits for nobody."""
         return active
+
+    def alone(self, number: int) -> Sampler | None:
+        """Is alone; see `Sampler`."""
+        return self
 
     def _seed(self, context: Ids) -> int:
         return (self.seed + len(context)) % 2**63
