@@ -58,7 +58,9 @@ def load_policy(recipe: Recipe) -> Policy:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the run has one of its own
     tokenizer = load_tokenizer(recipe)
     path = recipe.model.path
     loader: Any = AutoModelForCausalLM

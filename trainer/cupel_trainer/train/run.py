@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cupel_trainer.episodes.prompt import default_template, render_prompts
 from cupel_trainer.errors import TrainingError
@@ -40,9 +40,6 @@ from cupel_trainer.train.recipe import Recipe
 from cupel_trainer.train.run_log import run_log
 from cupel_trainer.train.session import Session
 from cupel_trainer.train.step_record import StepRecord
-
-if TYPE_CHECKING:
-    from cupel_trainer.train.trl_trainer import CupelTrainer
 
 SCRATCH, CHECKPOINTS, MASTERS, LOCK = ".unfinished", "checkpoints", "masters", ".lock"
 
@@ -220,7 +217,7 @@ def _train(
 
         def emit(record: StepRecord) -> None:
             nonlocal progress
-            progress = replace(progress, step=record.step, record=record)
+            progress = Progress(progress.steps, record.step, "updating", record)
             if log is not None:
                 log.write(record, session.samples(recipe.logging.samples))
             show(progress)
@@ -237,17 +234,11 @@ def _train(
                 emit,
                 vllm_client,
             )
-            _run(trainer, session, checkpoint)
+            if checkpoint is not None:
+                session.restore(checkpoint.state)
+            trainer.run(checkpoint.path if checkpoint else None)
     tell("exporting")
     return _finish(out, manifest, is_main=is_main)
-
-
-def _run(trainer: CupelTrainer, session: Session, checkpoint: CheckpointFolder | None) -> None:
-    if checkpoint is None:
-        trainer.train()
-        return
-    session.restore(checkpoint.state)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path))
 
 
 def _manifest(recipe: Recipe, course: Course, policy: Policy, desk: Desk) -> RunManifest:

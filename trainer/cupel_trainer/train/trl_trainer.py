@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         mask_truncated_completions=optimiser.mask_truncated,
         bf16=recipe.precision.compute is Dtype.BFLOAT16,
         use_cpu=recipe.precision.device == "cpu",
-        gradient_checkpointing=parallelism.gradient_checkpointing,
+        activation_checkpointing=parallelism.gradient_checkpointing,  # its name from 5.24 on
         model_init_kwargs=None,
         shuffle_dataset=False,  # the order is ours
         remove_unused_columns=False,
@@ -166,6 +167,19 @@ class CupelTrainer(GRPOTrainer):
     def place(self) -> Place:
         """Which process of how many this is."""
         return Place(self.accelerator.process_index, self.accelerator.num_processes)
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Trains to the last step.
+
+        Args:
+            checkpoint: To go on from; None begins.
+        """
+        with warnings.catch_warnings():
+            # TRL 1.16 uses names that transformers 5.24 has renamed: nothing that a user could do.
+            warnings.filterwarnings(
+                "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+            )
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def draw(self, contexts: Sequence[Ids]) -> list[Turn]:
         """Draws one turn after each context, with the engine that TRL was configured for."""
