@@ -61,9 +61,7 @@ class Served:
         Args:
             number: Of the episode within the step.
         """
-        # Far apart, since each turn of an episode moves its seed on.
-        seed = (self._seed + (number << 32)) % 2**63
-        return OneEpisode(self._server, self._recipe.sampling, seed)
+        return OneEpisode(self._server, self._recipe.sampling, self._seed, number)
 
     def _compare(self) -> float | None:
         import torch

@@ -78,7 +78,6 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         mask_truncated_completions=optimiser.mask_truncated,
         bf16=recipe.precision.compute is Dtype.BFLOAT16,
         use_cpu=recipe.precision.device == "cpu",
-        activation_checkpointing=parallelism.gradient_checkpointing,  # its name from 5.24 on
         model_init_kwargs=None,
         shuffle_dataset=False,  # the order is ours
         remove_unused_columns=False,
@@ -89,6 +88,7 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         report_to="none",  # log.jsonl, TensorBoard and the rest are ours
         disable_tqdm=True,
         **_engine(recipe),
+        **_checkpointing(recipe),
     )
 
 
@@ -113,6 +113,13 @@ def _engine(recipe: Recipe) -> dict[str, Any]:  # Any: arguments of several type
                 "vllm_enable_sleep_mode": rollouts.sleep,
                 "vllm_max_model_length": recipe.sampling.max_context_tokens,
             }
+
+
+def _checkpointing(recipe: Recipe) -> dict[str, Any]:  # Any: as above
+    # Its name from transformers 5.24 on, and before: environments with vLLM have older ones.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    name = next(each for each in names if each in GRPOConfig.__dataclass_fields__)
+    return {name: recipe.parallelism.gradient_checkpointing}
 
 
 class CupelTrainer(GRPOTrainer):

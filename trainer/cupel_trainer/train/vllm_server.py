@@ -8,6 +8,7 @@ token ids on both sides: nothing is tokenised again.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -189,16 +190,17 @@ class OneEpisode:
     Args:
         server: The server.
         sampling: How turns are drawn.
-        seed: Of the episode; each turn draws with the next one.
+        seed: Of the step and process.
+        number: Of the episode in it.
     """
 
     server: VllmServer
     sampling: Sampling
     seed: int
+    number: int
 
     def draw(self, contexts: Sequence[Ids]) -> list[Turn]:
         """One turn after each context; see `Sampler`."""
-        # A longer context is a later turn, so its chance is another.
         return [self.server.turn(each, self.sampling, self._seed(each)) for each in contexts]
 
     def any_active(self, active: bool) -> bool:
@@ -210,4 +212,10 @@ class OneEpisode:
         return self
 
     def _seed(self, context: Ids) -> int:
-        return (self.seed + len(context)) % 2**63
+        """Of a turn; a longer context is a later turn.
+
+        Hashed, because the generators of a CPU take the lowest 32 bits of a seed only: two seeds
+        that differ above them draw the same.
+        """
+        text = f"cupel turn {self.seed} {self.number} {len(context)}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
