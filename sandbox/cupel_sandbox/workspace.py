@@ -1,8 +1,9 @@
-"""A workspace: a box kept for one session, in which commands run and a folder is kept between them.
+"""A workspace: a box kept for one session, in which commands run and share a folder.
 
-One interactive run holds it all: one user, one accounting, one process tree. Its program is the agent
-(`runner/agent.c`), which is put into the box and is as untrusted as the commands that it executes:
-what it says is parsed with bounds, and what makes no sense ends the workspace, never its user.
+One interactive run holds it all: one user, one accounting, one process tree. Its program is the
+agent (`runner/agent.c`), which is put into the box and is as untrusted as the commands that it
+executes: what it says is parsed with bounds, and what makes no sense ends the workspace, never its
+user.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cupel_sandbox.agent_protocol import (
     INPUT_AHEAD_BYTES,
@@ -34,9 +36,8 @@ from cupel_sandbox.agent_protocol import (
 from cupel_sandbox.box import MEBIBYTE, SUBMISSION, WORK, Outcome, Run, RunLimits
 from cupel_sandbox.build import build_runner
 from cupel_sandbox.errors import BoxLost, BoxRefused, SandboxError, WorkspaceEnded
-from cupel_sandbox.interactive import Feed, InteractiveRun
+from cupel_sandbox.interactive import PENDING_BYTES_MAX, Feed, InteractiveRun
 from cupel_sandbox.protocol import encode_frame
-from cupel_sandbox.runner_box import RunnerBox
 
 __all__ = [
     "Command",
@@ -99,6 +100,22 @@ class Command:
     cwd: str = WORK
 
 
+class SessionBox(Protocol):
+    """What a workspace needs of its box: a RunnerBox has it."""
+
+    def put(self, path: str, content: bytes, *, executable: bool = False) -> None:
+        """See Box.put."""
+
+    def interact(self, run: Run) -> InteractiveRun:
+        """See RunnerBox.interact."""
+
+    def reset(self) -> None:
+        """See Box.reset."""
+
+    def kill(self) -> None:
+        """See RunnerBox.kill."""
+
+
 @dataclass(slots=True)
 class _Going:
     """A command that has not ended."""
@@ -146,22 +163,28 @@ class Workspace:
 
     Paths are relative to `/work`, or absolute below it; no symbolic link on them is followed.
 
-    Every method but `close` raises WorkspaceEnded once the session is over (it met a limit, its agent
-    was killed or does not answer, or it was closed), and BoxLost if its box has died. Callbacks are
-    called by the thread that reads from the box, one at a time: while one waits, nothing more of this
-    session is read, which holds its commands up. They must not raise, nor call a method that waits for
-    an answer (`alive`, `read`, `write`, `list`, `save`, `load`, `close`).
+    Every method but `close` raises WorkspaceEnded once the session is over (it met a limit, its
+    agent was killed or does not answer, or it was closed), and BoxLost if its box has died.
+
+    Callbacks are called by the thread that reads from the box, one at a time: while one waits,
+    nothing more of this session is read, which holds its commands up. They must not raise, nor call
+    a method that waits for an answer (`alive`, `read`, `write`, `list`, `save`, `load`, `close`).
 
     Args:
         box: A box that is clean; it is the workspace's alone until `close`.
         limits: What the session may use.
+        answer_s: How long the agent may owe an answer (for files, plus a second per 4 MiB), and a
+            command live on that was killed. Then the session ends.
 
     Raises:
         BoxLost: The box has died.
         BoxRefused: The agent cannot be put into it.
     """
 
-    def __init__(self, box: RunnerBox, limits: WorkspaceLimits) -> None:
+    def __init__(
+        self, box: SessionBox, limits: WorkspaceLimits, answer_s: float = _ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._box = box
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
@@ -238,7 +261,7 @@ class Workspace:
         with self._guard:
             self._check()
             if number in self._going:
-                self._going[number].must_end_at = time.monotonic() + _ANSWER_S
+                self._going[number].must_end_at = time.monotonic() + self._answer_s
             self._send(encode_frame(Action.KILL, number))
 
     def alive(self) -> int:
@@ -248,7 +271,7 @@ class Workspace:
             self._check()
             self._counts[number] = count
             self._send(encode_frame(Action.COUNT, number))
-        self._await(count.known.wait, _ANSWER_S)
+        self._await(count.known.wait, self._answer_s)
         self._check()
         return count.processes
 
@@ -355,7 +378,7 @@ class Workspace:
         def transmit(piece: bytes) -> None:
             self._send(encode_frame(Action.INPUT, number, piece))
 
-        feed = Feed(transmit, INPUT_AHEAD_BYTES)
+        feed = Feed(transmit, INPUT_AHEAD_BYTES, max(PENDING_BYTES_MAX, len(content or b"")))
         with self._guard:
             self._check()
             self._going[number] = _Going(feed, on_output, on_exit)
@@ -380,7 +403,7 @@ class Workspace:
         number = next(self._numbers)
         frame = encode_action(action, number, path, max_bytes, executable=executable)
         self._begin(number, frame, gathered.on_output, gathered.on_exit, content)
-        self._await(gathered.wait, _ANSWER_S + max_bytes / _SLOWEST_BYTES_PER_S)
+        self._await(gathered.wait, self._answer_s + max_bytes / _SLOWEST_BYTES_PER_S)
         if gathered.exit.exit_code != 0:
             if gathered.exit == _NO_EXIT:
                 self._check()
@@ -481,7 +504,7 @@ def _agent() -> bytes:
     return build_runner().read_bytes()
 
 
-def _start_agent(box: RunnerBox, limits: WorkspaceLimits) -> InteractiveRun:
+def _start_agent(box: SessionBox, limits: WorkspaceLimits) -> InteractiveRun:
     box.put("agent", _agent(), executable=True)
     return box.interact(
         Run(

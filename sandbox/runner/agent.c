@@ -137,10 +137,13 @@ _Noreturn static void execute(void)
 
 _Noreturn static void become_command(uint8_t type, int in, int out, int err)
 {
-	if (setsid() < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0)
+	/* Nothing else: an end of another command's pipe here would keep that from seeing its end. */
+	if (setsid() < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 ||
+	    dup2(work, 3) < 0 || close_range(4, INT_MAX, 0))
 		_exit(126);
+	work = 3;
 	if (type == EXEC) {
-		close_range(3, INT_MAX, 0);
+		close(work);
 		prctl(PR_SET_DUMPABLE, 1); /* else its /proc/self is not its own */
 	}
 	offer_to_oom_killer();
@@ -530,7 +533,7 @@ int agent(void)
 		commands[i] = NO_COMMAND;
 	frames_start();
 	for (;;) {
-		while (!frames_owed() && frame_next(&frame)) {
+		while (frame_next(&frame)) { /* a KILL must not wait for room */
 			serve(&frame);
 			free(frame.payload);
 			if (!frames_flush())

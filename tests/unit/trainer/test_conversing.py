@@ -132,6 +132,17 @@ def test_so_many_episodes_are_under_way_at_most() -> None:
         drawn = [each for some in policy.answer(tasks(5)) for each in some]
     assert len(drawn) == 15
     assert world.most_at_once <= 3
+    assert engine.most_at_once <= 3
+
+
+def test_an_engine_that_takes_turns_as_they_come_is_asked_once_and_kept_full() -> None:
+    engine, world = ScriptedEngine(script, at_once=6), World()
+    with conversing(engine, world) as policy:
+        drawn = [each for some in policy.answer(tasks(10)) for each in some]
+    assert len(drawn) == 30
+    (asked,) = engine.asked
+    assert len(asked) == sum(each.turns for each in drawn)
+    assert engine.most_at_once == 6
 
 
 def test_a_conversation_that_outgrows_the_model_ends() -> None:
