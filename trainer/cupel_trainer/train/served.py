@@ -63,6 +63,10 @@ class Served:
         """
         return OneEpisode(self._server, self._recipe.sampling, self._seed, number)
 
+    def close(self) -> None:
+        """Closes the connections."""
+        self._server.close()
+
     def _compare(self) -> float | None:
         import torch
 

@@ -205,6 +205,16 @@ class CupelTrainer(GRPOTrainer):
         # Private: TRL's own mark, so that it does not hand the same weights over once more.
         self._last_loaded_step = self.state.global_step
 
+    def close(self) -> None:
+        """Closes connections to a vLLM server, and what weights went through."""
+        if self._served is None:
+            return
+        self._served.close()
+        client = getattr(self.vllm_generation, "vllm_client", None)  # in the main process only
+        if client is not None:
+            client.close_communicator()
+            client.session.close()
+
     def any_active(self, active: bool) -> bool:
         """Whether any process has episodes under way."""
         if self.accelerator.num_processes == 1:
