@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from asking import TOLERANCE
+from random_policy import make_policy, write_problems
 from serving import started_judge, started_server
 from stage import need_vllm
-from tiny_policy import make_policy, write_problems
 
 need_vllm()
 
