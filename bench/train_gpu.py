@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress as Bar
@@ -49,7 +50,8 @@ def write_model(folder: Path, *, tiny: bool) -> None:
         vocab_size=300, special_tokens=[END], initial_alphabet=letters, show_progress=False
     )
     made.train_from_iterator([Path(__file__).read_text("utf-8")], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, pad_token=END)
+    fast: Any = PreTrainedTokenizerFast  # its constructor has no types
+    tokenizer = fast(tokenizer_object=made, eos_token=END, pad_token=END)
     tokenizer.save_pretrained(folder)
     document |= {"eos_token_id": tokenizer.eos_token_id, **(TINY if tiny else {})}
     (folder / "config.json").write_text(json.dumps(document), encoding="utf-8")

@@ -6,8 +6,10 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 from study_files import header, write_verdicts
+from typer.testing import CliRunner
 
 from cupel.schema import FailureClass, Language, Verdict
 from cupel_trainer.errors import RecipeError, RecordsError
@@ -24,6 +26,7 @@ from cupel_trainer.plan.workload import (
     measured_times,
     replayed_workload,
 )
+from cupel_trainer.train.command import train
 from cupel_trainer.train.recipe_file import read_recipe
 
 RECIPES = Path(__file__).parents[3] / "examples" / "recipes"
@@ -208,3 +211,20 @@ def test_nothing_to_replay_is_refused(tmp_path: Path) -> None:
     path = write_verdicts(tmp_path / "a.jsonl", {}, header("a"))
     with pytest.raises(RecordsError, match="no judged sample"):
         replayed_workload([path])
+
+
+def test_the_command_shows_the_plan_and_says_by_its_exit_whether_it_fits() -> None:
+    app = typer.Typer()
+    app.command()(train)
+    file = str(RECIPES / "qwen2.5-7b.toml")
+    fits = CliRunner().invoke(app, [file, "--plan"])
+    assert fits.exit_code == 0, fits.output
+    assert "7,615,616,512 parameters" in fits.stdout
+    small = CliRunner().invoke(app, [file, "--plan", "--set", "plan.gpu=A100-80GB"])
+    assert small.exit_code == 0, small.output
+    refused = CliRunner().invoke(app, [file, "--plan", "--set", "parallelism.micro_batch=16"])
+    assert refused.exit_code == 1
+    assert "does not fit: training needs" in refused.stdout
+    unknown = CliRunner().invoke(app, [file, "--plan", "--set", "model.path=some/other"])
+    assert unknown.exit_code == 2
+    assert "some/other: its shape is not known here" in unknown.output
