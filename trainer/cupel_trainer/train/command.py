@@ -79,7 +79,7 @@ def train(
     if recipe is None:
         raise typer.BadParameter("give a RECIPE, or --explain", param_hint="RECIPE")
     # Not before: `--help` must not wait for what these import.
-    from cupel_trainer.train.launch import launch_command, needs_launch, write_accelerate_config
+    from cupel_trainer.train.launch import launch, launch_command, needs_launch
     from cupel_trainer.train.recipe_file import read_recipe
 
     with errors_reported():
@@ -92,9 +92,9 @@ def train(
             _show_plan(wanted, url)
             return
         if needs_launch(wanted):
-            command = launch_command(write_accelerate_config(wanted, folder), sys.argv[1:])
+            command = launch_command(wanted, folder, sys.argv[1:])
             if wanted.parallelism.machines == 1:
-                os.execv(command[0], command)  # noqa: S606 (accelerate starts us again, often)
+                launch(command)
             typer.echo(
                 f"cupel: this run wants {wanted.parallelism.machines} machines; on each, with its "
                 "own --machine_rank and a common --main_process_ip, start:\n" + shlex.join(command),

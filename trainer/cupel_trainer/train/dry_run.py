@@ -86,14 +86,14 @@ def _step_lines(recipe: Recipe, course: Course) -> Iterator[str]:
         f"{recipe.sampling.group_size} completions; per process {own} completions, drawn in chunks "
         f"of {recipe.chunk}, {own // recipe.micro_batch} x {recipe.micro_batch} in the update"
     )
-    before: object = None
+    before: str = ""
     for step in range(optimiser.steps):
         amount = recipe.coverage.at(step)
-        if amount != before:
+        if repr(amount) != before:  # 1 is a level, 1.0 all tiers
             of_four = level_of(amount, 4)
             kind = f"tiers 1..{amount}" if isinstance(amount, int) else f"{amount:g} of the tiers"
             yield f"coverage from step {step + 1} on: {kind} (1..{of_four} of a problem with 4)"
-            before = amount
+            before = repr(amount)
     yield (
         f"checkpoints: every {recipe.checkpoints.every_steps} steps, the newest "
         f"{recipe.checkpoints.keep} stay"

@@ -7,21 +7,27 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from cupel_trainer.errors import TrainingError
 from cupel_trainer.train.recipe import Dtype, ParallelKind, Recipe
 from cupel_trainer.whole_files import write_whole
 
 NAME = "accelerate.json"
 
+_LAUNCHED = "CUPEL_TRAIN_LAUNCHED"
+
 
 def accelerate_config(recipe: Recipe) -> dict[str, object]:
     """What `accelerate launch --config_file` takes; it is JSON, which is YAML, too."""
     parallelism = recipe.parallelism
+    cpu = recipe.precision.device == "cpu"
+    many = "MULTI_CPU" if cpu else "MULTI_GPU"
     bfloat16 = recipe.precision.compute is Dtype.BFLOAT16
     config: dict[str, object] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": {
-            ParallelKind.NONE: "MULTI_GPU" if parallelism.processes > 1 else "NO",
+            ParallelKind.NONE: many if parallelism.processes > 1 else "NO",
             ParallelKind.FSDP: "FSDP",
             ParallelKind.DEEPSPEED: "DEEPSPEED",
         }[parallelism.kind],
@@ -29,7 +35,7 @@ def accelerate_config(recipe: Recipe) -> dict[str, object]:
         "num_processes": parallelism.processes,
         "num_machines": parallelism.machines,
         "machine_rank": 0,
-        "use_cpu": recipe.precision.device == "cpu",
+        "use_cpu": cpu,
     }
     if parallelism.kind is ParallelKind.FSDP:
         config["fsdp_config"] = {
@@ -61,12 +67,36 @@ def write_accelerate_config(recipe: Recipe, out: Path) -> Path:
 
 
 def needs_launch(recipe: Recipe) -> bool:
-    """Whether the recipe wants processes that nobody has started."""
+    """Whether the recipe wants processes that nobody has started.
+
+    Raises:
+        TrainingError: They were started, but do not know of each other: starting them once more
+            would never end.
+    """
     many = recipe.parallelism.processes > 1 or recipe.parallelism.kind is not ParallelKind.NONE
-    return many and "RANK" not in os.environ
+    if not many or "RANK" in os.environ:
+        return False
+    if os.environ.get(_LAUNCHED):
+        raise TrainingError(
+            "accelerate started this process, but did not say which of how many it is: see its "
+            f"configuration, {NAME} in the run's folder"
+        )
+    return True
 
 
-def launch_command(file: Path, words: Sequence[str]) -> list[str]:
+def launch_command(recipe: Recipe, out: Path, words: Sequence[str]) -> list[str]:
     """The command that starts `cupel WORDS` in every process of one machine."""
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    start = [sys.executable, "-m"]
+    if recipe.precision.device == "cpu":  # which accelerate starts by MPI only
+        processes = f"--nproc_per_node={recipe.parallelism.processes}"
+        start += ["torch.distributed.run", "--standalone", processes]
+    else:
+        file = write_accelerate_config(recipe, out)
+        start += ["accelerate.commands.launch", "--config_file", str(file)]
     return [*start, "--module", "cupel.cli", *words]
+
+
+def launch(command: Sequence[str]) -> NoReturn:
+    """Becomes the command."""
+    os.environ[_LAUNCHED] = "1"
+    os.execv(command[0], list(command))  # noqa: S606 (it starts us again, often)

@@ -93,7 +93,9 @@ def test_patience_ends_with_an_error_and_never_with_a_reward(
         desk.judge("say-1", "print(1)", 0).result()
         judge.down.set()
         handle = desk.judge("say-1", "print(1)", 0)
-        with pytest.raises(TrainingError, match=r"service\.patience_s = 1.*goes on from its last"):
+        with pytest.raises(
+            TrainingError, match=r"\(1 s; service\.patience_s.*goes on from its last"
+        ):
             handle.result(30)
         judge.down.clear()
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cupel_trainer.errors import RecipeError
+from cupel_trainer.errors import RecipeError, TrainingError
 from cupel_trainer.train.coverage import Coverage, level_of
-from cupel_trainer.train.launch import accelerate_config
+from cupel_trainer.train.launch import accelerate_config, launch_command, needs_launch
 from cupel_trainer.train.recipe import Recipe
 from cupel_trainer.train.recipe_file import explain, make_recipe, read_recipe
 
@@ -119,3 +119,19 @@ def test_parallelism_becomes_a_configuration_of_accelerate() -> None:
     assert config["fsdp_config"]["fsdp_state_dict_type"] == "FULL_STATE_DICT"
     zero = make_recipe(LEAST | {"parallelism": {"kind": "deepspeed", "zero_stage": 2}})
     assert accelerate_config(zero)["deepspeed_config"]["zero_stage"] == 2
+
+
+def test_processes_are_started_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "CUPEL_TRAIN_LAUNCHED"):
+        monkeypatch.delenv(name, raising=False)
+    two = make_recipe(LEAST | {"parallelism": {"processes": 2}})
+    assert not needs_launch(make_recipe(LEAST))
+    assert needs_launch(two)
+    command = launch_command(two, tmp_path, ["train", "recipe.toml"])
+    assert command[-4:] == ["--module", "cupel.cli", "train", "recipe.toml"]
+    assert (tmp_path / "accelerate.json").exists()
+    monkeypatch.setenv("CUPEL_TRAIN_LAUNCHED", "1")
+    with pytest.raises(TrainingError, match="did not say which of how many"):
+        needs_launch(two)
+    monkeypatch.setenv("RANK", "1")
+    assert not needs_launch(two)

@@ -122,6 +122,27 @@ def test_a_run_with_fixing_goes_on_as_if_it_had_not_stopped(
     assert without.weights != straight.weights
 
 
+def test_a_service_that_stays_away_stops_training_and_resuming_goes_on(
+    stage: Path, judge: FakeJudge, tmp_path: Path
+) -> None:
+    straight = train(tiny_recipe(stage), tmp_path / "straight", url=judge.url)
+    recipe = tiny_recipe(stage, service={"patience_s": 0.5})
+
+    def show(progress: Progress) -> None:
+        if progress.step == 3:
+            judge.down.set()
+
+    with pytest.raises(TrainingError, match="run the same command again"):
+        train(recipe, tmp_path / "stopped", url=judge.url, show=show)
+    judge.down.clear()
+    resumed = train(recipe, tmp_path / "stopped", url=judge.url)
+    assert resumed.weights == straight.weights
+    rewards = [
+        [each.reward for each in read_log(tmp_path / name)] for name in ("straight", "stopped")
+    ]
+    assert rewards[0] == rewards[1]
+
+
 def at_line(out: Path, lines: int) -> Callable[[], bool]:
     log = out / "log.jsonl"
     return lambda: log.exists() and log.read_bytes().count(b"\n") >= lines
