@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,21 @@ def train(
             "--dry-run", help="Check recipe, problems, service and tokenizer, and show the plan."
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Show what the run needs: memory per GPU, tokens, judging, hosts, files. Needs no "
+            "GPU, no service, no weights. Exit code 1 if it does not fit.",
+        ),
+    ] = False,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="With --plan: a file of verdicts (`cupel evaluate`) whose lengths and CPU times "
+            "the policy's answers are taken to have; repeatable."
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="List every field with its default and its reason.")
     ] = False,
@@ -69,6 +85,9 @@ def train(
     with errors_reported():
         wanted = read_recipe(recipe, changes or ())
         folder = out or Path(DEFAULT_OUT) / recipe.stem
+        if plan:
+            _show_needs(wanted, replay or ())
+            return
         if dry_run:
             _show_plan(wanted, url)
             return
@@ -100,6 +119,18 @@ def _train(recipe: Recipe, out: Path, same_start_as: Path | None, url: str | Non
         )
     if is_main:
         typer.echo(f"{result.steps} steps; masters for `cupel merge` in {result.masters}")
+
+
+def _show_needs(recipe: Recipe, replay: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    from cupel_trainer.plan.plan_report import show_plan
+    from cupel_trainer.plan.recipe_shape import plan_recipe
+
+    plan = plan_recipe(recipe, replay)
+    show_plan(plan, Console(highlight=False))
+    if plan.refusals:
+        raise typer.Exit(1)
 
 
 def _show_plan(recipe: Recipe, url: str | None) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,8 @@ def _train(
             )
             if checkpoint is not None:
                 session.restore(checkpoint.state)
-            trainer.run(checkpoint.path if checkpoint else None)
+            with closing(trainer):
+                trainer.run(checkpoint.path if checkpoint else None)
     tell("exporting")
     return _finish(out, manifest, is_main=is_main)
 
