@@ -8,7 +8,10 @@ TrainerError
 ├── ProblemSetError    a problem set cannot be read, or a problem in it is not valid
 ├── PromptError        a prompt template cannot be read, or does not fit a problem
 ├── EngineError        a model or an inference engine cannot be loaded, reached, or does not obey
-└── StudyError         the verdicts do not allow the figure that was asked for
+├── EpisodeError       episodes cannot be played: the service is away, or takes none
+├── StudyError         the verdicts do not allow the figure that was asked for
+├── RecipeError        a training recipe cannot be read, or does not make sense
+└── TrainingError      a training run cannot begin, go on, or be compared with another
 """
 
 from __future__ import annotations
@@ -46,5 +49,17 @@ class EngineError(TrainerError):
     """A model or an inference engine cannot be loaded, cannot be reached, or does not obey."""
 
 
+class EpisodeError(TrainerError):
+    """Episodes cannot be played: the service is away, or takes none of this kind."""
+
+
 class StudyError(TrainerError):
     """The verdicts do not allow the figure that was asked for."""
+
+
+class RecipeError(TrainerError):
+    """A training recipe cannot be read, or does not make sense; names the field."""
+
+
+class TrainingError(TrainerError):
+    """A training run cannot begin, cannot go on, or cannot be compared with another."""

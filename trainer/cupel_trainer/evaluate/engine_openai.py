@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
 
+from cupel_trainer.episodes.message import as_dicts, plain_text
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import Completion, Request, Waiting, out_of_context
 from cupel_trainer.evaluate.records import Sampling
 
 TRIES = 8
@@ -24,6 +26,7 @@ TRIES = 8
 LONGEST_PAUSE_S = 60.0
 
 _SHOWN_CHARACTERS = 300
+_ASK_AGAIN_S = 0.02  # where none was waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +79,32 @@ class OpenAIEngine:
         return 1
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
         """Draws with as many requests under way as the endpoint may have; see `Engine`."""
         http = self._http()
-        waiting = iter(enumerate(requests))
+        waiting = Waiting(iter(requests))
         running: set[asyncio.Task[Completion]] = set()
         failed: list[asyncio.Task[Completion]] = []
 
         async def finished() -> list[Completion]:
-            for task in failed:
-                task.result()  # raises, now that what came with it is kept
-            while len(running) < self._endpoint.concurrency and (each := next(waiting, None)):
-                running.add(asyncio.create_task(self._ask(http, *each, sampling)))
-            if not running:
-                return []
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            running.difference_update(done)
-            failed.extend(task for task in done if task.exception() is not None)
-            completions = [task.result() for task in done if task not in failed]
-            return completions or await finished()
+            """Completions; none if none is under way and none is waiting now."""
+            while True:
+                for task in failed:
+                    task.result()  # raises, now that what came with it is kept
+                while len(running) < self._endpoint.concurrency and (each := waiting.take()):
+                    running.add(asyncio.create_task(self._ask(http, *each, sampling)))
+                if not running:
+                    return []
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=None if waiting.over else _ASK_AGAIN_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                running.difference_update(done)
+                failed.extend(task for task in done if task.exception() is not None)
+                if completions := [task.result() for task in done if task not in failed]:
+                    return completions
 
         async def leave() -> None:
             for task in running:
@@ -104,7 +113,7 @@ class OpenAIEngine:
             await http.aclose()
 
         try:
-            while completions := self._runner.run(finished()):
+            while (completions := self._runner.run(finished())) or not waiting.over:
                 yield completions
         finally:
             self._runner.run(leave())
@@ -137,6 +146,8 @@ class OpenAIEngine:
                 if response.is_success:
                     return _read_completion(index, response, chat=self._endpoint.chat)
                 fault = _fault_of(response)
+                if len(request.messages) > 1 and _is_too_long(response):
+                    return out_of_context(index)
                 asked_s = _retry_after_s(response)
                 if response.status_code not in (408, 409, 429) and response.status_code < 500:
                     raise EngineError(f"{self._endpoint.base_url} refuses: {fault}")
@@ -157,9 +168,8 @@ class OpenAIEngine:
             "seed": request.seed,
         }
         if self._endpoint.chat:
-            message = {"role": "user", "content": request.prompt}
-            return "chat/completions", body | {"messages": [message]}
-        return "completions", body | {"prompt": request.prompt}
+            return "chat/completions", body | {"messages": as_dicts(request.messages)}
+        return "completions", body | {"prompt": plain_text(request.messages)}
 
     def _pause_s(self, nth: int) -> float:
         """Between half and all of the doubled pause: many requests must not come back as one."""
@@ -185,6 +195,16 @@ def _read_completion(index: int, response: httpx.Response, *, chat: bool) -> Com
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         shown = response.text[:_SHOWN_CHARACTERS]
         raise EngineError(f"{response.url} answers, but with no completion: {shown!r}") from error
+
+
+def _is_too_long(response: httpx.Response) -> bool:
+    """Whether a request is refused since the model takes less; OpenAI and vLLM say so in words."""
+    return response.status_code == httpx.codes.BAD_REQUEST and bool(
+        re.search(
+            r"context_length_exceeded|(maximum|max_model)[ _]?(context|model)?[ _]?len",
+            response.text,
+        )
+    )
 
 
 def _fault_of(response: httpx.Response) -> str:
