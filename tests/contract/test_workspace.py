@@ -281,6 +281,15 @@ def test_paths_that_leave_or_lead_nowhere_are_refused(workspace: Workspace) -> N
     assert sh(workspace, "ls -A /tmp | wc -l").strip() == "0"
 
 
+def test_a_file_larger_than_the_limit_is_refused_and_leaves_nothing(room: RunnerBox) -> None:
+    with opened(room, replace(LIMITS, file_bytes=100_000)) as workspace:
+        with pytest.raises(BoxRefused, match="too large"):
+            workspace.write("x", bytes(100_001))
+        assert workspace.list(".") == ()
+        workspace.write("x", bytes(100_000))
+        assert begin(workspace, "exec head -c 200000 /dev/zero > y").wait().exit_code != 0
+
+
 # ---- snapshots
 
 

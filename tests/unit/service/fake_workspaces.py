@@ -36,6 +36,7 @@ class Stage:
     saves: int = 0
     loads: int = 0
     opened: int = 0
+    lost_at_open: int = 0  # so many boxes turn out to be dead when they are opened
     in_use: dict[int, FakeWorkspace] = field(default_factory=dict)
 
     def boxes(self, count: int) -> SessionBoxes:
@@ -44,6 +45,9 @@ class Stage:
     def open(self, slot: Slot, limits: WorkspaceLimits) -> FakeWorkspace:
         assert isinstance(slot, FakeSlot)
         assert id(slot) not in self.in_use, "two sessions in one box"
+        if self.lost_at_open:
+            self.lost_at_open -= 1
+            raise BoxLost("it ended unexpectedly")
         self.opened += 1
         workspace = FakeWorkspace(self, id(slot), limits)
         self.in_use[id(slot)] = workspace

@@ -292,6 +292,25 @@ def test_a_box_lost_by_the_host_ends_its_session_by_the_host(tmp_path: Path) -> 
     staged(tmp_path, scenario, boxes=1)
 
 
+def test_a_box_that_was_dead_already_is_replaced_unnoticed(tmp_path: Path) -> None:
+    async def scenario(sessions: Sessions, stage: Stage) -> None:
+        session = await sessions.open()
+        stage.lost_at_open = 1
+        assert await sessions.run(session, "echo well") == "well\n"
+
+    staged(tmp_path, scenario)
+
+
+def test_a_session_that_can_have_no_box_is_ended_by_the_host(tmp_path: Path) -> None:
+    async def scenario(sessions: Sessions, stage: Stage) -> None:
+        session = await sessions.open()
+        stage.lost_at_open = 2
+        gone = problem_of(await sessions.post(session, "exec", {"command": "echo"}), 410)
+        assert gone["by_host"] is True
+
+    staged(tmp_path, scenario)
+
+
 def test_cpu_time_is_that_of_all_boxes_together(tmp_path: Path) -> None:
     async def scenario(sessions: Sessions, stage: Stage) -> None:
         session, other = await sessions.open(limits={"cpu_s": 0.4}), await sessions.open()

@@ -17,9 +17,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cupel.errors import CupelError
 from cupel_trainer.episodes.episode import Answer, End, Episode, Masked, Observation
 from cupel_trainer.episodes.loop_thread import LoopThread
-from cupel_trainer.errors import EpisodeError
+from cupel_trainer.errors import EpisodeError, TrainerError
 from cupel_trainer.evaluate.engine import CONTEXT, Completion, Engine, Request
 from cupel_trainer.evaluate.records import Sample, Sampling
 from cupel_trainer.evaluate.sampling import SEEDS, Task
@@ -144,6 +145,10 @@ class Conversing:
         )
         try:
             yield from self._flow(round_) if size == 1 else self._take_turns(round_)
+        except (TrainerError, CupelError):
+            if samples := round_.take_samples():
+                yield samples  # what others have finished is kept
+            raise
         finally:
             for future in round_.acting:
                 future.cancel()

@@ -470,6 +470,11 @@ class Recipe(Section):
             raise ValueError("reward.weights: only for reward.kind = tier_weights")
         if self.model.random_seed is not None and self.optimiser.kl_beta > 0:
             raise ValueError("optimiser.kl_beta: must be 0 with model.random_seed")
+        if self.fixing.enabled and self.optimiser.prompts_per_step < 2 * processes:
+            raise ValueError(
+                "fixing.enabled: needs two prompts per process at least "
+                "(optimiser.prompts_per_step), one of which can be replaced"
+            )
         if reserved := {"full", "tests"} & set(self.reward.extra):
             raise ValueError(f"reward.extra: the name {min(reserved)} is Cupel's own; take another")
         return self

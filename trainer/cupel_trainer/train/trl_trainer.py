@@ -25,7 +25,7 @@ from transformers import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from cupel_trainer.errors import EngineError
+from cupel_trainer.errors import EngineError, RecipeError
 from cupel_trainer.train.checkpoint_folder import seal
 from cupel_trainer.train.order import Order
 from cupel_trainer.train.recipe import Dtype, Recipe, RolloutKind, Schedule
@@ -44,7 +44,16 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
     Args:
         recipe: The run.
         scratch: Where it may write what is not whole yet.
+
+    Raises:
+        RecipeError: This machine cannot do what the recipe says.
     """
+    bfloat16 = recipe.precision.compute is Dtype.BFLOAT16
+    if bfloat16 and recipe.precision.device == "auto" and not torch.accelerator.is_available():
+        raise RecipeError(
+            "precision.compute: bfloat16 wants an accelerator, and there is none: on a CPU say "
+            'precision.compute = "float32" and precision.device = "cpu"'
+        )
     optimiser, parallelism = recipe.optimiser, recipe.parallelism
     updates = optimiser.updates_per_batch
     own = recipe.completions_per_step // parallelism.processes
@@ -76,7 +85,7 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         loss_type=optimiser.loss.value,
         scale_rewards="group" if optimiser.scale_rewards else "none",
         mask_truncated_completions=optimiser.mask_truncated,
-        bf16=recipe.precision.compute is Dtype.BFLOAT16,
+        bf16=bfloat16,
         use_cpu=recipe.precision.device == "cpu",
         model_init_kwargs=None,
         shuffle_dataset=False,  # the order is ours

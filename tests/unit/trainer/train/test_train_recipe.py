@@ -37,6 +37,7 @@ def test_two_fields_are_enough_and_json_brings_all_of_it_back() -> None:
         ("parallelism", {"processes": 3}, "parallelism.processes: 3 processes cannot share"),
         ("parallelism", {"micro_batch": 100}, "parallelism.micro_batch: must divide the 512"),
         ("reward", {"kind": "tier_weights"}, "reward.weights: tier_weights needs"),
+        ("fixing", {"enabled": True}, None),
         ("reward", {"extra": {"full": {}}}, "the name full is Cupel's own"),
         ("optimiser", {"betas": [0.9, 1.0]}, "optimiser.betas: both must be"),
         ("model", {"path": "base", "random_seed": 1}, None),
@@ -46,6 +47,10 @@ def test_an_error_names_its_field(section: str, values: dict[str, object], said:
     fields = LEAST | {section: values}
     if said is None:
         make_recipe(fields)
+        if section == "fixing":
+            with pytest.raises(RecipeError, match="two prompts per process"):
+                make_recipe(fields | {"optimiser": {"prompts_per_step": 1}})
+            return
         with pytest.raises(RecipeError, match=r"optimiser\.kl_beta"):
             make_recipe(fields | {"optimiser": {"kl_beta": 0.1}})
         return
