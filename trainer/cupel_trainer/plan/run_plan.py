@@ -171,7 +171,7 @@ def step_shape(architecture: Architecture, shape: RunShape, workload: Workload) 
 
 
 def plan_run(
-    architecture: Architecture, shape: RunShape, workload: Workload, *, steps: int = 10
+    architecture: Architecture, shape: RunShape, workload: Workload, *, steps: int = 20
 ) -> RunPlan:
     """Plans a run.
 

@@ -12,7 +12,7 @@ from cupel_trainer.train.coverage import level_of
 from cupel_trainer.train.desk import Desk
 from cupel_trainer.train.order import order_digest
 from cupel_trainer.train.policy import context_tokens, load_tokenizer
-from cupel_trainer.train.recipe import Recipe
+from cupel_trainer.train.recipe import Recipe, RolloutKind
 from cupel_trainer.train.run import Course, plan_course, service
 
 _SHOWN = 5
@@ -81,10 +81,12 @@ def _prompt_lines(recipe: Recipe, course: Course) -> Iterator[str]:
 
 def _step_lines(recipe: Recipe, course: Course) -> Iterator[str]:
     optimiser, own = recipe.optimiser, recipe.completions_per_step // recipe.parallelism.processes
+    served = recipe.rollouts.kind is RolloutKind.VLLM_SERVER
+    drawn = "each by itself" if served else f"drawn in chunks of {recipe.chunk}"
     yield (
         f"steps: {optimiser.steps} of {optimiser.prompts_per_step} prompts x "
-        f"{recipe.sampling.group_size} completions; per process {own} completions, drawn in chunks "
-        f"of {recipe.chunk}, {own // recipe.micro_batch} x {recipe.micro_batch} in the update"
+        f"{recipe.sampling.group_size} completions; per process {own} completions, {drawn}, "
+        f"{own // recipe.micro_batch} x {recipe.micro_batch} in the update"
     )
     before: str = ""
     for step in range(optimiser.steps):

@@ -18,7 +18,7 @@ from cupel_trainer.whole_files import write_whole
 
 NAME = "run.json"
 _LIBRARIES = ("cupel", "torch", "transformers", "trl", "accelerate", "vllm", "deepspeed")
-_MAY_CHANGE = ("service", "logging", "checkpoints")
+_MAY_CHANGE = ("service", "logging", "checkpoints", "plan")
 """Sections that decide how a run is made, but not what comes out."""
 
 
@@ -148,6 +148,7 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
     fields = recipe.model_dump(mode="json", exclude=set(_MAY_CHANGE))
     flat = dict(_flat(fields, ""))
     flat.pop("optimiser.steps")
+    flat.pop("rollouts.url")  # a server may move; that it has the weights is compared
     return flat
 
 
