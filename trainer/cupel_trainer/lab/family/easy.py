@@ -8,7 +8,7 @@ from cupel_trainer.lab.family.skeleton import Kind, Numbers, Part, Program, Skel
 
 
 def _draw_residue(random: np.random.Generator) -> Numbers:
-    modulus = int(random.integers(3, 30))
+    modulus = int(random.integers(3, 20))
     return modulus, int(random.integers(1, modulus))
 
 
@@ -52,27 +52,38 @@ def _write_residue(numbers: Numbers) -> tuple[Program, ...]:
 
 
 def _draw_multiples(random: np.random.Generator) -> Numbers:
-    return (int(random.integers(2, 60)),)
+    return int(random.integers(2, 20)), int(random.integers(2, 20))
 
 
 def _state_multiples(numbers: Numbers) -> str:
-    return f"Print the sum of the multiples of {numbers[0]} from 1 to n."
+    divisor, factor = numbers
+    return f"Print {factor} times the sum of the multiples of {divisor} from 1 to n."
 
 
 def _write_multiples(numbers: Numbers) -> tuple[Program, ...]:
-    (divisor,) = numbers
+    divisor, factor = numbers
     head = f"n = int(input())\nq = n // {divisor}\n"
     return (
-        *summing(f"k % {divisor} == 0"),
-        Program(Kind.FAST, f"{head}print(q * (q + 1) // 2 * {divisor})\n"),
-        Program(Kind.FAST, f"{head}print({divisor} * q * (q + 1) // 2)\n"),
-        Program(Kind.WRONG, f"{head}print(q * (q - 1) // 2 * {divisor})\n"),
-        Program(Kind.LATE, f"{head}print(int(q * (q + 1) / 2) * {divisor})\n"),
+        Program(
+            Kind.SLOW,
+            "n = int(input())\nt = 0\nfor k in range(1, n + 1):\n"
+            f"    if k % {divisor} == 0:\n        t += k * {factor}\nprint(t)\n",
+        ),
+        Program(
+            Kind.SLOW,
+            "n = int(input())\n"
+            f"print(sum(k * {factor} for k in range(1, n + 1) if k % {divisor} == 0))\n",
+        ),
+        Program(Kind.FAST, f"{head}print(q * (q + 1) // 2 * {divisor} * {factor})\n"),
+        Program(Kind.FAST, f"{head}q = q * (q + 1) // 2\nprint(q * {divisor} * {factor})\n"),
+        Program(Kind.WRONG, f"{head}print(q * (q - 1) // 2 * {divisor} * {factor})\n"),
+        Program(Kind.WRONG, f"{head}print(q * (q + 1) // 2 * {factor})\n"),
+        Program(Kind.LATE, f"{head}print(int(q * (q + 1) / 2) * {divisor} * {factor})\n"),
     )
 
 
 def _draw_series(random: np.random.Generator) -> Numbers:
-    return int(random.integers(2, 30)), int(random.integers(2, 30))
+    return int(random.integers(2, 20)), int(random.integers(2, 20))
 
 
 def _state_series(numbers: Numbers) -> str:
@@ -113,7 +124,7 @@ def _write_series(numbers: Numbers) -> tuple[Program, ...]:
 
 
 def _draw_shift(random: np.random.Generator) -> Numbers:
-    modulus = int(random.integers(11, 60))
+    modulus = int(random.integers(11, 20))
     return int(random.integers(2, 11)), int(random.integers(2, 11)), modulus
 
 

@@ -15,9 +15,9 @@ from cupel_trainer.lab.family.skeleton import Kind, Numbers, Part, Program, Skel
 
 MODULI = (3, 4, 5, 7)
 DIVISORS = (2, 3, 4, 5)
-CYCLES = (3, 4, 5, 7)
+CYCLES = (3, 4, 5)
 """No one of them divides another: a wrong cycle length is never right by being a multiple."""
-SEATS = 8
+SEATS = 6
 
 
 def _draw_linear(random: np.random.Generator) -> Numbers:
@@ -50,7 +50,7 @@ def _draw_union(random: np.random.Generator) -> Numbers:
     common = int(random.choice(DIVISORS))
     first = second = 2
     while gcd(first, second) > 1:
-        first, second = (int(each) for each in random.integers(2, 10, 2))
+        first, second = (int(each) for each in random.integers(2, 7, 2))
     return common * first, common * second
 
 
