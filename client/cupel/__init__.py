@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cupel._async_client import AsyncClient
+    from cupel._async_session import AsyncProcess, AsyncSession
     from cupel._batches import Judged
     from cupel._client import Client
+    from cupel._session import Process, Session
     from cupel.embedded import embedded_service
     from cupel.errors import (
         ConnectionLost,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         RequestTooLarge,
         ServiceFault,
         ServiceUnavailable,
+        SessionEnded,
         Timeout,
         Unauthorized,
         UnexpectedAnswer,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         Limits,
         Problem,
         ProblemSummary,
+        PublicTest,
         RewardKind,
         RewardSpec,
         RewardsResponse,
@@ -59,17 +63,42 @@ if TYPE_CHECKING:
         TokensChecker,
         Verdict,
     )
+    from cupel.session_schema import (
+        CommandResult,
+        ExceededLimit,
+        ExecutionLimits,
+        ExecutionResult,
+        FileEntry,
+        HiddenTests,
+        OutputEvent,
+        ProcessInfo,
+        PublicTestFeedback,
+        SessionInfo,
+        SessionLimits,
+        SessionState,
+        SnapshotInfo,
+        SubmitFeedback,
+        SubmitResult,
+    )
 
 __all__ = [
     "AsyncClient",
+    "AsyncProcess",
+    "AsyncSession",
     "Client",
+    "CommandResult",
     "CompileResult",
     "ConnectionLost",
     "CupelError",
     "EmbeddedServiceFailed",
+    "ExceededLimit",
+    "ExecutionLimits",
+    "ExecutionResult",
     "FailureClass",
+    "FileEntry",
     "FloatsChecker",
     "Health",
+    "HiddenTests",
     "Info",
     "InvalidRequest",
     "Judged",
@@ -77,10 +106,15 @@ __all__ = [
     "Language",
     "Limits",
     "NotFound",
+    "OutputEvent",
     "Overloaded",
     "Problem",
     "ProblemFolderError",
     "ProblemSummary",
+    "Process",
+    "ProcessInfo",
+    "PublicTest",
+    "PublicTestFeedback",
     "Refused",
     "RequestTooLarge",
     "RewardKind",
@@ -88,8 +122,16 @@ __all__ = [
     "RewardsResponse",
     "ServiceFault",
     "ServiceUnavailable",
+    "Session",
+    "SessionEnded",
+    "SessionInfo",
+    "SessionLimits",
+    "SessionState",
+    "SnapshotInfo",
     "Stop",
     "Submission",
+    "SubmitFeedback",
+    "SubmitResult",
     "TestResult",
     "Testcase",
     "Timeout",
@@ -105,8 +147,12 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "cupel._async_client",
+    "AsyncProcess": "cupel._async_session",
+    "AsyncSession": "cupel._async_session",
     "Client": "cupel._client",
     "Judged": "cupel._batches",
+    "Process": "cupel._session",
+    "Session": "cupel._session",
     "embedded_service": "cupel.embedded",
     "load_problem": "cupel.problem_folder",
     "problem_id": "cupel.problem_folder",
@@ -119,8 +165,8 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         value: object = getattr(import_module(_HOMES[name]), name)
     else:
-        errors = import_module("cupel.errors")
-        home = errors if name in errors.__all__ else import_module("cupel.schema")
+        homes = ("cupel.errors", "cupel.schema", "cupel.session_schema")
+        home = next(home for home in map(import_module, homes) if hasattr(home, name))
         value = getattr(home, name)
     globals()[name] = value  # the next use does not come here
     return value

@@ -10,7 +10,8 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from cupel import _requests
+from cupel import _requests, _session_requests
+from cupel._async_session import AsyncSession
 from cupel._batches import BATCH_SIZE, CONCURRENCY, Batch, Judged, Lines, RewardsJob, batches_of
 from cupel._progress import progress_bar
 from cupel._requests import Call, Settings, SubmissionFields
@@ -27,6 +28,7 @@ from cupel.schema import (
     RewardsResponse,
     Submission,
 )
+from cupel.session_schema import ExecutionLimits, ExecutionResult, SessionLimits, SnapshotInfo
 
 _Answer = TypeVar("_Answer")
 
@@ -182,6 +184,40 @@ class AsyncClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def execute(
+        self,
+        source: str,
+        *,
+        language: Language | str = Language.PYTHON,
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        outputs: Iterable[str] = (),
+        limits: ExecutionLimits | None = None,
+    ) -> ExecutionResult:
+        """Runs a program once, in a box of its own."""
+        return await self._send(
+            _session_requests.execute_call(source, language, stdin, files, outputs, limits)
+        )
+
+    def session(
+        self,
+        problem: str | Problem | None = None,
+        *,
+        language: Language | str | None = None,
+        reward: RewardSpec | None = None,
+        extra_rewards: Mapping[str, RewardSpec] | None = None,
+        limits: SessionLimits | None = None,
+        environment: Mapping[str, str] | None = None,
+        snapshot: str | SnapshotInfo | None = None,
+    ) -> AsyncSession:
+        """A session, to be opened by `async with`."""
+        return AsyncSession(
+            self,
+            _session_requests.open_call(
+                problem, language, reward, extra_rewards, limits, environment, snapshot
+            ),
+        )
 
     async def info(self) -> Info:
         """What the service runs on."""

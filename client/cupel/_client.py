@@ -17,12 +17,13 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from cupel import _requests
+from cupel import _requests, _session_requests
 from cupel._async_client import AsyncClient
 from cupel._batches import BATCH_SIZE, CONCURRENCY, Judged
 from cupel._bridge import iterate
 from cupel._requests import Call, Settings, SubmissionFields
 from cupel._retry import PATIENCE_S, Retries
+from cupel._session import Session
 from cupel.errors import CupelError
 from cupel.schema import (
     Health,
@@ -35,6 +36,7 @@ from cupel.schema import (
     RewardsResponse,
     Submission,
 )
+from cupel.session_schema import ExecutionLimits, ExecutionResult, SessionLimits, SnapshotInfo
 
 _Answer = TypeVar("_Answer")
 
@@ -232,6 +234,70 @@ class Client:
                 concurrency=concurrency,
                 urgent=urgent,
             )
+        )
+
+    def execute(
+        self,
+        source: str,
+        *,
+        language: Language | str = Language.PYTHON,
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        outputs: Iterable[str] = (),
+        limits: ExecutionLimits | None = None,
+    ) -> ExecutionResult:
+        """Runs a program once, in a box of its own.
+
+        Args:
+            source: The program.
+            language: `python`, `c` or `cpp`.
+            stdin: What it reads.
+            files: Put into its working folder first, by path.
+            outputs: Files of its working folder to bring back.
+            limits: What it may use.
+
+        Returns:
+            How it ended. A program that fails, in whatever way, is a value there.
+
+        Raises:
+            Overloaded: The service had no room for as long as this client waits.
+        """
+        return self._send(
+            _session_requests.execute_call(source, language, stdin, files, outputs, limits)
+        )
+
+    def session(
+        self,
+        problem: str | Problem | None = None,
+        *,
+        language: Language | str | None = None,
+        reward: RewardSpec | None = None,
+        extra_rewards: Mapping[str, RewardSpec] | None = None,
+        limits: SessionLimits | None = None,
+        environment: Mapping[str, str] | None = None,
+        snapshot: str | SnapshotInfo | None = None,
+    ) -> Session:
+        """A session, to be opened by `with`: a box kept for one episode.
+
+        Args:
+            problem: What `submit` judges by, an id or a Problem; its public tests come into the
+                folder `examples`.
+            language: Of submissions that do not say.
+            reward: What `submit` answers to the trainer; default: no reward.
+            extra_rewards: Further rewards from the same judgement, by name.
+            limits: What the whole session may use, how long it may live and be idle, and how often
+                it may submit.
+            environment: Variables of every command.
+            snapshot: The folder to begin with; default: an empty one.
+
+        Raises:
+            InvalidRequest: A field is not valid.
+        """
+        return Session(
+            self,
+            _session_requests.open_call(
+                problem, language, reward, extra_rewards, limits, environment, snapshot
+            ),
         )
 
     def info(self) -> Info:

@@ -30,6 +30,7 @@ from cupel.errors import (
     RequestTooLarge,
     ServiceFault,
     ServiceUnavailable,
+    SessionEnded,
     Timeout,
     Unauthorized,
     UnexpectedAnswer,
@@ -82,10 +83,13 @@ class Call(Generic[_Answer]):
         method: The HTTP method.
         path: The path and query below the service's URL.
         parse: Turns the body of a good answer into its value.
-        body: The JSON document sent, or None.
+        body: What is sent, or None.
+        content_type: The media type of `body`.
         accept: The media type wanted.
         also_good: Statuses other than 2xx whose body is an answer too.
         key: The request's name: the service answers a repetition from what it did already.
+        work_s: How long the work itself may keep the answer waiting, in seconds, on top of the
+            client's timeout.
     """
 
     method: str
@@ -95,15 +99,26 @@ class Call(Generic[_Answer]):
     accept: str = "application/json"
     also_good: frozenset[int] = frozenset()
     key: str | None = None
+    content_type: str = "application/json"
+    work_s: float = 0.0
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request as the client's transport sends it."""
         headers = {"accept": self.accept}
         if self.body is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = self.content_type
         if self.key is not None:
             headers["idempotency-key"] = self.key
-        return http.build_request(self.method, self.path, content=self.body, headers=headers)
+        timeout = http.timeout.as_dict()
+        if timeout["read"] is not None:
+            timeout["read"] += self.work_s
+        return http.build_request(
+            self.method,
+            self.path,
+            content=self.body,
+            headers=headers,
+            timeout=httpx.Timeout(**timeout),
+        )
 
     def answer(self, response: httpx.Response) -> _Answer:
         """Reads a response whose body has been received.
@@ -212,6 +227,8 @@ def error_of(response: httpx.Response) -> CupelError:
     if status == httpx.codes.UNAUTHORIZED or status == httpx.codes.FORBIDDEN:
         remedy = "set CUPEL_API_KEY or pass api_key"
         return Unauthorized(f"{text} ({remedy})", status=status, errors=errors)
+    if status == httpx.codes.GONE:
+        return SessionEnded(text, status=status, by_host=details.by_host is not False)
     retry_after_s = parse_retry_after(response.headers.get("retry-after"))
     if status == httpx.codes.SERVICE_UNAVAILABLE:
         return ServiceUnavailable(f"the service does not accept work now: {text}", retry_after_s)

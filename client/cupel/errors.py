@@ -8,9 +8,10 @@ CupelError
 ├── Refused               the service answered with an error (status, detail, errors)
 │   ├── InvalidRequest    400, 409, 422, or found to be invalid before it was sent
 │   ├── Unauthorized      401, 403: the API key is missing, wrong, or not good for this
-│   ├── NotFound          404: no such problem
+│   ├── NotFound          404: no such problem, session, file or snapshot
+│   ├── SessionEnded      410: the session is over; says why, and whose doing it was
 │   ├── RequestTooLarge   413: send smaller batches
-│   ├── Overloaded        429: the queue is full; retried after `retry_after_s`
+│   ├── Overloaded        429: the queue or every session box is full; retried after `retry_after_s`
 │   └── ServiceFault      5xx: a defect or a full disk on the service's side
 ├── ProblemFolderError    a problem's folder cannot be loaded; names the file
 └── EmbeddedServiceFailed the embedded service did not start, or ended too early
@@ -33,6 +34,7 @@ __all__ = [
     "RequestTooLarge",
     "ServiceFault",
     "ServiceUnavailable",
+    "SessionEnded",
     "Timeout",
     "Unauthorized",
     "UnexpectedAnswer",
@@ -105,12 +107,27 @@ class NotFound(Refused):
     """What the request names does not exist on the service."""
 
 
+class SessionEnded(Refused):
+    """The session is over, and nothing of it is left: its box, its folder, its interpreter.
+
+    Args:
+        detail: Why.
+        status: The HTTP status; None where the client itself had closed it.
+        by_host: It ended by the service's doing (a restart, a full house, a lost box): no program
+            and no caller can have caused it, so an episode that it cut short has no reward.
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, by_host: bool = False) -> None:
+        super().__init__(detail, status=status)
+        self.by_host = by_host
+
+
 class RequestTooLarge(Refused):
     """The request is larger than the service accepts: use a smaller `batch_size`."""
 
 
 class Overloaded(Refused):
-    """The service's queue stayed full for as long as this call was allowed to wait."""
+    """The service stayed full for as long as this call was allowed to wait."""
 
 
 class ServiceFault(Refused):

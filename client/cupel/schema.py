@@ -190,6 +190,9 @@ class Testcase(Request):
         None, ge=1, le=100, description="1 is the smallest; given for all tests or none."
     )
     size: int | None = Field(None, ge=0, description="Declared input size, for cutting tiers.")
+    public: bool = Field(
+        False, description="An example that may be shown to whoever solves the problem."
+    )
 
 
 class Problem(Request):
@@ -230,6 +233,14 @@ class Problem(Request):
         return self
 
 
+class PublicTest(Response):
+    """A test that may be shown: an example of what the program has to do."""
+
+    name: str
+    input: Data
+    output: Data
+
+
 class ProblemSummary(Response):
     """What may be read of a problem: nothing that the hidden tests hold."""
 
@@ -240,6 +251,9 @@ class ProblemSummary(Response):
     checker: str = Field(description="The checker's type.")
     tests_per_tier: tuple[int, ...] = Field(description="Number of tests in tier 1, 2, ...")
     digest: str = Field(description="SHA-256 of the problem's content.")
+    public_tests: tuple[PublicTest, ...] = Field(
+        (), description="The tests marked `public`, in the problem's order."
+    )
 
 
 class ProblemList(Response):
@@ -317,6 +331,12 @@ class TestResult(Response):
         1, description="2 if it finished near the time limit and ran once more."
     )
     flags: tuple[str, ...] = ()
+    stdout: str | None = Field(
+        None, description="The head of what it printed; of public tests only."
+    )
+    stderr: str | None = Field(
+        None, description="The tail of what it printed to standard error; likewise."
+    )
 
 
 class CompileResult(Response):
@@ -453,6 +473,18 @@ class BoxLimits(Response):
     processes: int = Field(0, description="Processes of the whole box.")
 
 
+class SessionsInfo(Response):
+    """How many sessions this service keeps, and how many it may keep."""
+
+    boxes: int = Field(0, description="Boxes kept for sessions and executions; 0: it has none.")
+    commands: int = Field(0, description="Commands that run at one time.")
+    live: int = Field(0, description="Sessions that hold a box now.")
+    parked: int = Field(0, description="Sessions whose folder waits on disk.")
+    sessions_max: int = Field(0, description="Sessions that may be open at one time.")
+    spool_bytes: int = Field(0, description="Saved folders on disk now, in bytes.")
+    spool_bytes_max: int = Field(0, description="The most that they may take.")
+
+
 class Info(Response):
     """What this service runs on: for operators, and for the record of an experiment."""
 
@@ -472,6 +504,7 @@ class Info(Response):
     slots: int = Field(description="Boxes that run at one time; of a cluster, of all live workers.")
     physical_cores: int
     box_limits: BoxLimits = BoxLimits()
+    sessions: SessionsInfo = SessionsInfo()
     queue: Literal["embedded", "redis"] = "embedded"
     queue_capacity: int = Field(description="Submissions that may wait or run at one time.")
     workers: int = Field(1, description="Processes with boxes that are alive.")
@@ -488,3 +521,8 @@ class ProblemDetails(Response):
     status: int
     detail: str = ""
     errors: tuple[str, ...] = ()
+    by_host: bool | None = Field(
+        None,
+        description="Of a session that is over (410): whether that is the service's doing, not the "
+        "program's or the client's.",
+    )

@@ -1,0 +1,1 @@
+"""The three settings as conversations: reasoning, tools, agentic; for training and evaluation."""
