@@ -24,9 +24,9 @@ from cupel_trainer.lab.family.skeleton import (
 FAMILY = (*EASY, *HARD)
 
 EXAMPLE = (40, 100)
-"""Sizes of n, from and below, of the example in the statement."""
-TIERS = ((400, 1_000), (1_000, 10_000))
-"""Of the tests of the tiers that slow programs always pass."""
+"""Sizes of n, from and below, of the first tier: its test is public, the example."""
+SMALL = (400, 10_000)
+"""Of the second tier, the last that slow programs always pass."""
 LARGE = (4 * 10**9, 10**10)
 """Of the last tier. A slow program would take minutes, and the limit is a tenth of a second: no
 verdict hangs on how fast the machine is."""
@@ -73,23 +73,25 @@ class FamilyProblem:
         """The problem with its tests, as a line of a problem set.
 
         Args:
-            random: Chooses the sizes of n, such that every WRONG program fails the example and the
-                first tier, and every LATE one the last tier and no other. Where no example is
-                so small and so telling, it is one that some WRONG program passes.
+            random: Chooses the sizes of n, such that every WRONG program fails the second tier,
+                and every LATE one the last and no other. WRONG ones fail the example, too, where
+                there is one so small and so telling.
         """
-        example = self._find(random, EXAMPLE, Kind.WRONG) or EXAMPLE[0]
-        hidden = [
-            self._size(random, TIERS[0], Kind.WRONG),
-            int(random.integers(*TIERS[1])),
+        sizes = (
+            self.example(random),
+            self._size(random, SMALL, Kind.WRONG),
             self._size(random, MODEST if self.modest else LARGE, Kind.LATE),
-        ]
-        statement = (
-            f"{self.skeleton.state(self.numbers)}\n"
-            f"Example: for n = {example} print {self.answer(example).strip()}."
         )
+        statement = self.statement(sizes[0])
         tests = tuple(
-            Testcase(name=f"tier-{tier}", tier=tier, input=f"{n}\n", output=self.answer(n))
-            for tier, n in enumerate(hidden, start=1)
+            Testcase(
+                name="example" if tier == 1 else f"tier-{tier}",
+                tier=tier,
+                input=f"{n}\n",
+                output=self.answer(n),
+                public=tier == 1,
+            )
+            for tier, n in enumerate(sizes, start=1)
         )
         return ProblemRow(
             id=self.id,
@@ -100,6 +102,21 @@ class FamilyProblem:
             tags=(self.skeleton.name, "modest" if self.modest else "large"),
             problem=Problem(title=self.id, statement=statement, limits=LIMITS, tests=tests),
         )
+
+    def statement(self, n: int) -> str:
+        """What is asked, with an example. How large n can be is not said.
+
+        Whether a slow program is good enough cannot be read from the statement then, as with real
+        suites, whose largest tests often stay far below the bounds that a statement gives.
+        """
+        return (
+            f"{self.skeleton.state(self.numbers)}\n"
+            f"Example: for n = {n} print {self.answer(n).strip()}."
+        )
+
+    def example(self, random: np.random.Generator) -> int:
+        """The n of an example."""
+        return self._find(random, EXAMPLE, Kind.WRONG) or EXAMPLE[0]
 
     def _size(self, random: np.random.Generator, bounds: tuple[int, int], failing: Kind) -> int:
         n = self._find(random, bounds, failing)
