@@ -8,7 +8,9 @@ TrainerError
 ├── ProblemSetError    a problem set cannot be read, or a problem in it is not valid
 ├── PromptError        a prompt template cannot be read, or does not fit a problem
 ├── EngineError        a model or an inference engine cannot be loaded, reached, or does not obey
-└── StudyError         the verdicts do not allow the figure that was asked for
+├── StudyError         the verdicts do not allow the figure that was asked for
+├── RecipeError        a training recipe cannot be read, or does not make sense
+└── TrainingError      a training run cannot begin, go on, or be compared with another
 """
 
 from __future__ import annotations
@@ -48,3 +50,11 @@ class EngineError(TrainerError):
 
 class StudyError(TrainerError):
     """The verdicts do not allow the figure that was asked for."""
+
+
+class RecipeError(TrainerError):
+    """A training recipe cannot be read, or does not make sense; names the field."""
+
+
+class TrainingError(TrainerError):
+    """A training run cannot begin, cannot go on, or cannot be compared with another."""

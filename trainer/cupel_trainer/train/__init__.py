@@ -1,0 +1,1 @@
+"""RL with nested test coverage: recipe, TRL's GRPO, judging beside generation, resume."""
