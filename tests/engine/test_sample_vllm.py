@@ -61,14 +61,14 @@ def draw(
 
 def test_it_writes_what_transformers_writes(engine: VllmEngine, checkpoint: Path) -> None:
     greedy = Sampling(temperature=0, max_tokens=10)
-    requests = [Request(prompt, 1) for prompt in PROMPTS]
+    requests = [Request.of_prompt(prompt, 1) for prompt in PROMPTS]
     reference = HfEngine(str(checkpoint), dtype="float32", device="cpu")
     assert draw(engine, requests, greedy) == draw(reference, requests, greedy)
 
 
 def test_a_completion_depends_on_its_seed(engine: VllmEngine) -> None:
     sampling = Sampling(max_tokens=12)
-    requests = [Request(PROMPTS[number % 2], 1000 + number) for number in range(8)]
+    requests = [Request.of_prompt(PROMPTS[number % 2], 1000 + number) for number in range(8)]
     together = [each.text for each in draw(engine, requests, sampling)]
     alone = [draw(engine, [request], sampling)[0].text for request in requests]
     assert together == alone
@@ -76,21 +76,23 @@ def test_a_completion_depends_on_its_seed(engine: VllmEngine) -> None:
 
 
 def test_more_requests_than_it_holds_at_one_time_are_all_answered(engine: VllmEngine) -> None:
-    requests = [Request(PROMPTS[0], seed) for seed in range(IN_FLIGHT + 5)]
+    requests = [Request.of_prompt(PROMPTS[0], seed) for seed in range(IN_FLIGHT + 5)]
     drawn = draw(engine, requests, Sampling(max_tokens=1))
     assert [each.index for each in drawn] == list(range(IN_FLIGHT + 5))
 
 
 def test_stopping_early_leaves_nothing_under_way(engine: VllmEngine) -> None:
-    drawn = engine.draw([Request(PROMPTS[0], seed) for seed in range(50)], Sampling(max_tokens=9))
+    drawn = engine.draw(
+        [Request.of_prompt(PROMPTS[0], seed) for seed in range(50)], Sampling(max_tokens=9)
+    )
     next(iter(drawn))
     drawn.close()  # type: ignore[attr-defined]  # it is a generator
-    assert len(draw(engine, [Request(PROMPTS[1], 1)], Sampling(max_tokens=2))) == 1
+    assert len(draw(engine, [Request.of_prompt(PROMPTS[1], 1)], Sampling(max_tokens=2))) == 1
 
 
 def test_a_prompt_that_is_too_long_is_said(engine: VllmEngine) -> None:
     with pytest.raises(EngineError, match="and .* takes 512"):
-        draw(engine, [Request("b" * 600, 2)], Sampling())
+        draw(engine, [Request.of_prompt("b" * 600, 2)], Sampling())
 
 
 def test_a_cut_file_is_gone_on_with(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ TrainerError
 ├── ProblemSetError    a problem set cannot be read, or a problem in it is not valid
 ├── PromptError        a prompt template cannot be read, or does not fit a problem
 ├── EngineError        a model or an inference engine cannot be loaded, reached, or does not obey
+├── EpisodeError       episodes cannot be played: the service is away, or takes none
 ├── StudyError         the verdicts do not allow the figure that was asked for
 ├── RecipeError        a training recipe cannot be read, or does not make sense
 └── TrainingError      a training run cannot begin, go on, or be compared with another
@@ -46,6 +47,10 @@ class PromptError(TrainerError):
 
 class EngineError(TrainerError):
     """A model or an inference engine cannot be loaded, cannot be reached, or does not obey."""
+
+
+class EpisodeError(TrainerError):
+    """Episodes cannot be played: the service is away, or takes none of this kind."""
 
 
 class StudyError(TrainerError):

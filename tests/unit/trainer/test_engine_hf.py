@@ -38,13 +38,13 @@ def draw(
 
 
 def test_a_completion_depends_on_its_seed_and_not_on_its_batch(engine: HfEngine) -> None:
-    requests = [Request(PROMPTS[number % 2], 1000 + number) for number in range(8)]
+    requests = [Request.of_prompt(PROMPTS[number % 2], 1000 + number) for number in range(8)]
     together = draw(engine, requests)
     alone = [draw(engine, [request])[0].text for request in requests]
     assert [completion.index for completion in together] == list(range(8))
     assert [completion.text for completion in together] == alone
     assert len(set(alone)) > 4
-    again = draw(engine, [Request(PROMPTS[0], 1000), Request(PROMPTS[0], 1001)])
+    again = draw(engine, [Request.of_prompt(PROMPTS[0], 1000), Request.of_prompt(PROMPTS[0], 1001)])
     assert again[0].text == alone[0]
     assert again[1].text != alone[1]  # another prompt
 
@@ -59,7 +59,7 @@ def test_draws_follow_the_model_s_distribution(engine: HfEngine, checkpoint: Pat
     with torch.inference_mode():
         expected = torch.softmax(model(ids).logits[0, -1].double() / 0.5, -1)
     number = 2000
-    requests = [Request(PROMPTS[0], seed) for seed in range(number)]
+    requests = [Request.of_prompt(PROMPTS[0], seed) for seed in range(number)]
     big = HfEngine(str(checkpoint), dtype="float32", device="cpu", batch_size=500)
     drawn = draw(big, requests, Sampling(temperature=0.5, max_tokens=1))
     counts = Counter(completion.text for completion in drawn)
@@ -72,7 +72,7 @@ def test_draws_follow_the_model_s_distribution(engine: HfEngine, checkpoint: Pat
 
 
 def test_top_p_leaves_out_the_tail(engine: HfEngine) -> None:
-    requests = [Request(PROMPTS[0], seed) for seed in range(40)]
+    requests = [Request.of_prompt(PROMPTS[0], seed) for seed in range(40)]
     anything = draw(engine, requests, Sampling(temperature=2.0, max_tokens=1))
     likely = draw(engine, requests, Sampling(temperature=2.0, top_p=0.1, max_tokens=1))
     assert len({each.text for each in likely}) < len({each.text for each in anything})
@@ -91,7 +91,11 @@ def test_temperature_zero_takes_the_likeliest(engine: HfEngine, checkpoint: Path
     expected = tokenizer.decode(ids[0, -6:], skip_special_tokens=True)
     for completion in draw(
         engine,
-        [Request(PROMPTS[1], 1), Request(PROMPTS[0], 2), Request(PROMPTS[1], 3)],
+        [
+            Request.of_prompt(PROMPTS[1], 1),
+            Request.of_prompt(PROMPTS[0], 2),
+            Request.of_prompt(PROMPTS[1], 3),
+        ],
         Sampling(temperature=0, max_tokens=6),
     )[::2]:
         assert completion.text == expected
@@ -100,7 +104,7 @@ def test_temperature_zero_takes_the_likeliest(engine: HfEngine, checkpoint: Path
 def test_how_a_completion_ended_is_told(engine: HfEngine) -> None:
     drawn = draw(
         engine,
-        [Request(PROMPTS[0], seed) for seed in range(60)],
+        [Request.of_prompt(PROMPTS[0], seed) for seed in range(60)],
         Sampling(temperature=3.0, max_tokens=20),
     )
     reasons = Counter(completion.finish_reason for completion in drawn)
@@ -115,7 +119,7 @@ def test_how_a_completion_ended_is_told(engine: HfEngine) -> None:
 def test_the_checkpoint_s_own_taste_is_left_out(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "plain")
     plain = HfEngine(str(folder), dtype="float32", device="cpu")
-    requests = [Request(PROMPTS[0], seed) for seed in range(4)]
+    requests = [Request.of_prompt(PROMPTS[0], seed) for seed in range(4)]
     expected = [completion.text for completion in draw(plain, requests)]
     (folder / "generation_config.json").write_text(
         '{"do_sample": true, "top_k": 1, "repetition_penalty": 5.0, "eos_token_id": [0]}'
@@ -129,32 +133,32 @@ def test_plain_text_goes_without_the_chat_template(checkpoint: Path) -> None:
         HfEngine(str(checkpoint), dtype="float32", device="cpu", chat=chat)
         for chat in (True, False)
     )
-    (one,) = draw(chat, [Request(PROMPTS[0], 5)])
-    (other,) = draw(plain, [Request(PROMPTS[0], 5)])
+    (one,) = draw(chat, [Request.of_prompt(PROMPTS[0], 5)])
+    (other,) = draw(plain, [Request.of_prompt(PROMPTS[0], 5)])
     assert one.prompt_tokens == other.prompt_tokens + 2
     assert one.text != other.text
 
 
 def test_half_precision_is_loaded_as_asked(checkpoint: Path) -> None:
     half = HfEngine(str(checkpoint), dtype="bfloat16", device="cpu")
-    (completion,) = draw(half, [Request(PROMPTS[0], 5)])
+    (completion,) = draw(half, [Request.of_prompt(PROMPTS[0], 5)])
     assert completion.completion_tokens > 0
 
 
 def test_a_prompt_that_is_too_long_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, context_tokens=64)
     short = HfEngine(str(folder), device="cpu", batch_size=1)
-    drawn = short.draw([Request("a", 1), Request("b" * 100, 2)], Sampling())
+    drawn = short.draw([Request.of_prompt("a", 1), Request.of_prompt("b" * 100, 2)], Sampling())
     with pytest.raises(EngineError, match=r"has 102 tokens, and .* takes 64"):
         next(drawn)
-    (cut,) = draw(short, [Request("a" * 50, 1)], Sampling(temperature=0, max_tokens=500))
+    (cut,) = draw(short, [Request.of_prompt("a" * 50, 1)], Sampling(temperature=0, max_tokens=500))
     assert cut.prompt_tokens + cut.completion_tokens <= 64
 
 
 def test_a_prompt_without_a_token_is_said(checkpoint: Path) -> None:
     plain = HfEngine(str(checkpoint), device="cpu", chat=False)
     with pytest.raises(EngineError, match="has no token for ''"):
-        draw(plain, [Request("", 1)])
+        draw(plain, [Request.of_prompt("", 1)])
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:

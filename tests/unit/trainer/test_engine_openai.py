@@ -12,7 +12,7 @@ from cupel_trainer.evaluate.engine_openai import TRIES, Endpoint, OpenAIEngine
 from cupel_trainer.evaluate.records import Sampling
 
 KEY = "sk-secret"
-REQUESTS = [Request(f"prompt {nth}", nth) for nth in range(6)]
+REQUESTS = [Request.of_prompt(f"prompt {nth}", nth) for nth in range(6)]
 SAMPLING = Sampling(temperature=0.25, top_p=0.5, max_tokens=99)
 
 
@@ -41,7 +41,7 @@ def draw(
     )
     engine = OpenAIEngine(endpoint)
     try:
-        requests = [Request(f"prompt {nth}", nth) for nth in range(number)]
+        requests = [Request.of_prompt(f"prompt {nth}", nth) for nth in range(number)]
         drawn = [each for batch in engine.draw(requests, SAMPLING) for each in batch]
     finally:
         engine.close()
@@ -168,7 +168,7 @@ def test_a_url_or_key_that_makes_no_sense_is_refused(url: str, key: str) -> None
 def test_nobody_there_is_said(fake: FakeOpenAI) -> None:
     engine = OpenAIEngine(Endpoint("http://127.0.0.1:1/v1", "m", first_pause_s=0.001))
     with pytest.raises(EngineError, match="at last: ConnectError"):
-        list(engine.draw([Request("a", 1)], SAMPLING))
+        list(engine.draw([Request.of_prompt("a", 1)], SAMPLING))
     engine.close()
 
 

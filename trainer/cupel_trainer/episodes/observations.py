@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _WORDS = (
     "exit code killed by signal timed out stopped limit cpu wall memory output file_size "
     "processes errors compiler verdict message public hidden test tests passed of not judged input "
-    "expected actual s turns calls submissions left written bytes to the interpreter was restarted refused "
-    "cut off no action end with one block more than done write per turn run shell file submit "
-    "is empty whole has path must hold your answer and variables are lost characters "
+    "expected actual s turns calls submissions left written bytes to the interpreter was restarted "
+    "refused cut off no action end with one block more than done write per turn run shell file "
+    "submit is empty whole has path must hold your answer and variables are lost characters "
     "judge failed this did count again a nothing PATH : , ..."
 )
 WORDS = tuple(_WORDS.split())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from cupel_trainer.episodes.message import Messages, user
 from cupel_trainer.evaluate.records import Sampling
+
+CONTEXT = "context"
+"""Why there is no further turn: the conversation is longer than what the model takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +18,17 @@ class Request:
     """One completion that is wanted.
 
     Args:
-        prompt: What the model is told: one message of the user.
+        messages: What has been said; the next turn is the model's.
         seed: From which it is drawn, 0 to 2**31 - 1.
     """
 
-    prompt: str
+    messages: Messages
     seed: int
+
+    @classmethod
+    def of_prompt(cls, prompt: str, seed: int) -> Self:
+        """A completion for one message of the user."""
+        return cls((user(prompt),), seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class Completion:
         text: Without special tokens.
         prompt_tokens: Of the prompt as the model saw it; 0 if the engine does not say.
         completion_tokens: Of the text, with its end-of-text token; 0 if the engine does not say.
-        finish_reason: `stop`, `length`, or what the engine says.
+        finish_reason: `stop`, `length`, `CONTEXT`, or what the engine says.
     """
 
     index: int
@@ -39,6 +48,11 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
+
+
+def out_of_context(index: int, prompt_tokens: int = 0) -> Completion:
+    """What stands for the next turn of a conversation that has become too long."""
+    return Completion(index, "", prompt_tokens, 0, CONTEXT)
 
 
 class Engine(Protocol):
@@ -65,7 +79,8 @@ class Engine(Protocol):
             Completions as they are finished, in any order, some at a time.
 
         Raises:
-            EngineError: The engine failed for good, or a prompt is too long for the model.
+            EngineError: The engine failed for good, or a prompt is too long for the model. (Where a
+                later turn is wanted, that is no error but a completion that says `CONTEXT`.)
         """
 
     def close(self) -> None:

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
 from cupel_trainer.evaluate.prompt_tokens import encode_prompts
 from cupel_trainer.evaluate.records import Sampling
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a batch: which request, its tokens, its seed."""
+
+    index: int
+    prompt: list[int]
+    seed: int
 
 
 class HfEngine:
@@ -63,21 +73,28 @@ class HfEngine:
         """Draws batch after batch; see `Engine`."""
         encoded = encode_prompts(
             self._tokenizer,
-            (request.prompt for request in requests),
+            (request.messages for request in requests),
             chat=self._chat,
             context_tokens=self._context_tokens,
             checkpoint=self._checkpoint,
         )
         for start in range(0, len(requests), self._batch_size):
-            batch = requests[start : start + self._batch_size]
-            prompts = [encoded[request.prompt] for request in batch]
-            seeds = [request.seed for request in batch]
-            yield [
-                self._completion(start + row, len(prompt), new)
-                for row, (prompt, new) in enumerate(
-                    zip(prompts, self._generate(prompts, seeds, sampling), strict=True)
-                )
-            ]
+            completions, batch = [], []
+            for index in range(start, min(start + self._batch_size, len(requests))):
+                ids = encoded[requests[index].messages]
+                if ids is None:
+                    completions.append(out_of_context(index))
+                else:
+                    batch.append(_Row(index, ids, requests[index].seed))
+            if batch:
+                prompts, seeds = [row.prompt for row in batch], [row.seed for row in batch]
+                completions += [
+                    self._completion(row.index, len(row.prompt), new)
+                    for row, new in zip(
+                        batch, self._generate(prompts, seeds, sampling), strict=True
+                    )
+                ]
+            yield completions
 
     def close(self) -> None:
         """Lets go of the model and its memory."""

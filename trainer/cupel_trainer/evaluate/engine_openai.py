@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
 
+from cupel_trainer.episodes.message import as_dicts, plain_text
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
 from cupel_trainer.evaluate.records import Sampling
 
 TRIES = 8
@@ -137,6 +139,8 @@ class OpenAIEngine:
                 if response.is_success:
                     return _read_completion(index, response, chat=self._endpoint.chat)
                 fault = _fault_of(response)
+                if len(request.messages) > 1 and _is_too_long(response):
+                    return out_of_context(index)
                 asked_s = _retry_after_s(response)
                 if response.status_code not in (408, 409, 429) and response.status_code < 500:
                     raise EngineError(f"{self._endpoint.base_url} refuses: {fault}")
@@ -157,9 +161,8 @@ class OpenAIEngine:
             "seed": request.seed,
         }
         if self._endpoint.chat:
-            message = {"role": "user", "content": request.prompt}
-            return "chat/completions", body | {"messages": [message]}
-        return "completions", body | {"prompt": request.prompt}
+            return "chat/completions", body | {"messages": as_dicts(request.messages)}
+        return "completions", body | {"prompt": plain_text(request.messages)}
 
     def _pause_s(self, nth: int) -> float:
         """Between half and all of the doubled pause: many requests must not come back as one."""
@@ -185,6 +188,16 @@ def _read_completion(index: int, response: httpx.Response, *, chat: bool) -> Com
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         shown = response.text[:_SHOWN_CHARACTERS]
         raise EngineError(f"{response.url} answers, but with no completion: {shown!r}") from error
+
+
+def _is_too_long(response: httpx.Response) -> bool:
+    """Whether a request is refused since the model takes less; OpenAI and vLLM say so in words."""
+    return response.status_code == httpx.codes.BAD_REQUEST and bool(
+        re.search(
+            r"context_length_exceeded|(maximum|max_model)[ _]?(context|model)?[ _]?len",
+            response.text,
+        )
+    )
 
 
 def _fault_of(response: httpx.Response) -> str:

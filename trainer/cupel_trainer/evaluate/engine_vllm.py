@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
 from cupel_trainer.evaluate.prompt_tokens import encode_prompts
 from cupel_trainer.evaluate.records import Sampling
 
@@ -65,7 +65,7 @@ class VllmEngine:
         engine = self._llm.llm_engine
         encoded = encode_prompts(
             self._tokenizer,
-            (request.prompt for request in requests),
+            (request.messages for request in requests),
             chat=self._chat,
             context_tokens=engine.model_config.max_model_len,
             checkpoint=self._checkpoint,
@@ -76,12 +76,16 @@ class VllmEngine:
             while True:
                 while len(indices) < IN_FLIGHT and (following := next(waiting, None)):
                     index, request = following
+                    ids = encoded[request.messages]
+                    if ids is None:
+                        yield [out_of_context(index)]
+                        continue
                     name = f"cupel-{self._started}"
                     self._started += 1
                     indices[name] = index
                     engine.add_request(
                         name,
-                        {"prompt_token_ids": encoded[request.prompt]},
+                        {"prompt_token_ids": ids},
                         _params(sampling, request.seed),
                     )
                 if not indices:

@@ -19,7 +19,8 @@ from typing import Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from cupel import Client, CupelError, load_problem, problem_id
-from cupel.schema import Identifier, Language, Problem
+from cupel.schema import Identifier, Language, Limits, Problem
+from cupel_trainer.episodes.prompt import Example, ProblemView, view_of, view_of_problem
 from cupel_trainer.errors import ProblemSetError
 from cupel_trainer.evaluate.record_file import first_fault
 from cupel_trainer.evaluate.records import Record
@@ -102,6 +103,8 @@ class ProblemEntry:
         tags: As the set says.
         tests: Where its tests are.
         digest: SHA-256 of the problem with its tests; empty for a registered one.
+        examples: Its public tests; of a problem that a file names by its id, none.
+        limits: Those of a test; None for a problem that a file names by its id.
     """
 
     id: str
@@ -115,6 +118,21 @@ class ProblemEntry:
     tags: tuple[str, ...]
     tests: Inline | InFolder | Registered
     digest: str
+    examples: tuple[Example, ...] = ()
+    limits: Limits | None = None
+
+    @property
+    def view(self) -> ProblemView:
+        """What a policy may see of it."""
+        return ProblemView(
+            id=self.id,
+            title=self.title,
+            statement=self.statement,
+            starter_code=self.starter_code,
+            language=self.language,
+            examples=self.examples,
+            limits=self.limits,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +277,15 @@ def _with_tests(row: ProblemRow, problem: Problem, tests: Inline | InFolder) -> 
             "statement": row.statement or problem.statement,
         }
     )
-    return _of_row(filled, tests, problem_digest(problem))
+    return _of_row(filled, tests, problem_digest(problem), view_of_problem(row.id, problem))
 
 
-def _of_row(row: ProblemRow, tests: Inline | InFolder | Registered, digest: str) -> ProblemEntry:
+def _of_row(
+    row: ProblemRow,
+    tests: Inline | InFolder | Registered,
+    digest: str,
+    view: ProblemView | None = None,
+) -> ProblemEntry:
     return ProblemEntry(
         id=row.id,
         title=row.title,
@@ -275,6 +298,8 @@ def _of_row(row: ProblemRow, tests: Inline | InFolder | Registered, digest: str)
         tags=row.tags,
         tests=tests,
         digest=digest,
+        examples=view.examples if view else (),
+        limits=view.limits if view else None,
     )
 
 
@@ -324,6 +349,7 @@ def _registered(source: str, url: str | None) -> tuple[ProblemEntry, ...]:
             ProblemRow(id=name, title=known[name].title, statement=known[name].statement),
             Registered(name),
             "",
+            view_of(known[name]),
         )
         for name in wanted or sorted(known)
     )

@@ -5,49 +5,58 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from cupel_trainer.episodes.message import Messages, as_dicts, plain_text
 from cupel_trainer.errors import EngineError
 
 
 def encode_prompts(
     tokenizer: Any,  # transformers has no types that mypy --strict can use
-    prompts: Iterable[str],
+    conversations: Iterable[Messages],
     *,
     chat: bool,
     context_tokens: int,
     checkpoint: str,
-) -> dict[str, list[int]]:
-    """Turns prompts into tokens.
+) -> dict[Messages, list[int] | None]:
+    """Turns conversations into tokens.
 
     Args:
         tokenizer: Of the model, from transformers.
-        prompts: What the model is told; each text is encoded once.
-        chat: As a message of the user, where the tokenizer has a chat template.
+        conversations: What has been said; each is encoded once.
+        chat: As chat messages, where the tokenizer has a chat template.
         context_tokens: What the model takes at most.
         checkpoint: The model, for what is said of errors.
 
     Returns:
-        The tokens of each prompt.
+        The tokens of each conversation; None for one of several turns that leaves no room for
+        another.
 
     Raises:
-        EngineError: One leaves no room for a completion, or has no token.
+        EngineError: A prompt leaves no room for a completion, or has no token.
     """
-    encoded = {prompt: _encode(tokenizer, prompt, chat) for prompt in set(prompts)}
-    if empty := [prompt for prompt, ids in encoded.items() if not ids]:
-        raise EngineError(f"the tokenizer of {checkpoint} has no token for {empty[0][:80]!r}")
-    longest = max((len(ids) for ids in encoded.values()), default=0)
-    if longest >= context_tokens:
-        raise EngineError(
-            f"a prompt has {longest} tokens, and {checkpoint} takes {context_tokens} with the "
-            "completion: leave its problem out, or shorten the template"
-        )
-    return encoded
+    encoded = {each: _encode(tokenizer, each, chat) for each in set(conversations)}
+    held: dict[Messages, list[int] | None] = {}
+    for messages, ids in encoded.items():
+        if not ids:
+            shown = messages[0].content[:80]
+            raise EngineError(f"the tokenizer of {checkpoint} has no token for {shown!r}")
+        if len(ids) < context_tokens:
+            held[messages] = ids
+        elif len(messages) > 1:
+            held[messages] = None
+        else:
+            raise EngineError(
+                f"a prompt has {len(ids)} tokens, and {checkpoint} takes {context_tokens} with the "
+                "completion: leave its problem out, or shorten the template"
+            )
+    return held
 
 
-def _encode(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
+# Any: see above.
+def _encode(tokenizer: Any, messages: Messages, chat: bool) -> list[int]:
     if not (chat and tokenizer.chat_template):
-        return list(tokenizer(prompt)["input_ids"])
+        return list(tokenizer(plain_text(messages, tokenizer.eos_token or ""))["input_ids"])
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        as_dicts(messages), tokenize=False, add_generation_prompt=True
     )
     # The chat template has written the special tokens already.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -30,7 +30,7 @@ class Reasoning:
 
     def answer(self, tasks: Sequence[Task]) -> Iterator[Sequence[Sample]]:
         """Answers tasks; see `Policy`."""
-        requests = [Request(self._prompts[task.problem], task.seed) for task in tasks]
+        requests = [Request.of_prompt(self._prompts[task.problem], task.seed) for task in tasks]
         for completions in self._engine.draw(requests, self._sampling):
             yield [_sample(tasks[each.index], each) for each in completions]
 

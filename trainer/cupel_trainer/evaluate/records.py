@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cupel.schema import FailureClass, Language, TleKind, Verdict
+from cupel_trainer.episodes.budget import Budget
 
 
 class Record(BaseModel):
@@ -59,6 +60,7 @@ class Sampling(Record):
         True, description="As a chat message where the model has a chat template, else plain text."
     )
     dtype: str = Field("", description="Of the weights, such as `bfloat16`, or `auto`.")
+    budget: Budget | None = Field(None, description="Of an episode; null for `reasoning`.")
 
 
 class SamplesHeader(Record):
@@ -80,9 +82,13 @@ class Sample(Record):
     sample: int = Field(ge=0, description="0..n-1 within the problem.")
     completion: str = Field(description="What is judged; of an episode, its final answer.")
     seed: int = Field(0, ge=0)
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
-    finish_reason: str = Field("", description="`stop`, `length`, or what the engine says.")
+    prompt_tokens: int = Field(0, ge=0, description="Of an episode, of its first turn.")
+    completion_tokens: int = Field(0, ge=0, description="Of all turns of the policy.")
+    finish_reason: str = Field(
+        "",
+        description="`stop`, `length`, or what the engine says; of an episode, why it ended: "
+        "`answer`, `length`, `turns`, `tokens`, `time`, `context` or `session`.",
+    )
     turns: int = Field(1, ge=1, description="Model turns; more than 1 with tools or in a box.")
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from cupel.schema import Language
 from cupel_trainer.command_errors import errors_reported
-from cupel_trainer.errors import EngineError
+from cupel_trainer.errors import EngineError, EpisodeError
 from cupel_trainer.evaluate.problem_set import read_problem_set, select
-from cupel_trainer.evaluate.records import Sampling
+from cupel_trainer.evaluate.record_file import first_fault
+from cupel_trainer.evaluate.records import Sampling, Setting
 from cupel_trainer.evaluate.sampling import SAMPLES_MAX, Progress
 from cupel_trainer.evaluate.selection_options import (
     Difficulty,
@@ -34,6 +36,14 @@ class EngineName(StrEnum):
     HF = "hf"
     VLLM = "vllm"
     OPENAI = "openai"
+
+
+class SettingName(StrEnum):
+    """How a policy is asked for programs; `records.Setting` is what it means."""
+
+    REASONING = "reasoning"
+    TOOLS = "tools"
+    AGENTIC = "agentic"
 
 
 class Asked(StrEnum):
@@ -65,6 +75,13 @@ def sample(
     ensemble: Annotated[
         Path | None,
         typer.Option(help="A plan of `cupel ensemble`: samples its members in turn, as it says."),
+    ] = None,
+    setting: Annotated[
+        SettingName | None,
+        typer.Option(
+            help="reasoning: one completion; tools: it may run code; agentic: shell, files, "
+            "submit. Default reasoning."
+        ),
     ] = None,
     count: Annotated[
         int | None,
@@ -124,19 +141,35 @@ def sample(
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=1, help="openai: longest wait for one, in seconds.")
     ] = 600.0,
-    url: Annotated[
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="tools, agentic: what an episode may use, as turns=8; repeatable. Also calls, "
+            "submissions, tokens, wall_s, call_s, output_characters, memory_bytes, stateful."
+        ),
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="tools, agentic: episodes under way at one time.")
+    ] = 64,
+    service: Annotated[
         str | None,
-        typer.Option(envvar="CUPEL_URL", help="The Cupel service of a `service` problem set."),
+        typer.Option(
+            "--service",
+            "--url",
+            envvar="CUPEL_URL",
+            help="The Cupel service of a `service` problem set, and where episodes run programs.",
+        ),
     ] = None,
 ) -> None:
     """Draws samples for a problem set; run again, it goes on where it was.
 
-    Exit code 0 if all samples are there, 2 on any trouble; what was drawn is kept.
+    Exit code 0 if all samples are there, 1 if the service's faults left some out, 2 on any trouble;
+    what was drawn is kept.
     """
     if (checkpoint is None) == (ensemble is None):
         raise typer.BadParameter("give a CHECKPOINT or --ensemble PLAN, and not both")
-    if ensemble is not None and (count is not None or name or alpha is not None):
-        raise typer.BadParameter("with --ensemble, the plan says -n, --name and --alpha")
+    if ensemble is not None and (count is not None or name or alpha is not None or setting):
+        raise typer.BadParameter("with --ensemble, the plan says -n, --name, --alpha and --setting")
     changes: dict[str, object] = {
         "temperature": temperature,
         "top_p": top_p,
@@ -152,23 +185,26 @@ def sample(
         changes["language"] = None if language is Asked.ANY else Language(language.value)
 
     def changed(sampling: Sampling) -> Sampling:
-        return Sampling.model_validate(sampling.model_dump() | changes)
+        return _changed(sampling, changes, budget or [])
 
     # Not before: `--help` and errors of usage must not wait for what these import.
+    from cupel_trainer.episodes.prompt import default_template
     from cupel_trainer.evaluate.plan import read_plan
     from cupel_trainer.evaluate.sample_run import (
         EngineOptions,
         checkpoint_run,
         execute,
         plan_runs,
-        template_of,
     )
 
     with errors_reported():
-        prompt_template = template_of(template)
         if ensemble is not None:
-            runs = plan_runs(read_plan(ensemble), out, prompt_template, changed)
+            plan = read_plan(ensemble)
+            prompt_template = default_template(plan.setting, template)
+            runs = plan_runs(plan, out, prompt_template, changed)
         else:
+            wanted = Setting((setting or SettingName.REASONING).value)
+            prompt_template = default_template(wanted, template)
             default = Sampling(language=Language.PYTHON, dtype="auto")
             runs = [
                 checkpoint_run(
@@ -179,10 +215,13 @@ def sample(
                     name=name,
                     alpha=alpha,
                     base_url=base_url,
+                    setting=wanted,
                 )
             ]
+        if budget and any(run.header.setting is Setting.REASONING for run in runs):
+            raise EpisodeError("the setting reasoning has no --budget: it is one turn")
         entries = select(
-            read_problem_set(problems, url),
+            read_problem_set(problems, service),
             selection_of(since, until, difficulty, release, limit),
         )
         options = EngineOptions(
@@ -192,12 +231,37 @@ def sample(
             api_key=_api_key(api_key_env, api_key_file),
             concurrency=concurrency,
             timeout_s=timeout_s,
-            vllm=_vllm_options(vllm or []),
+            vllm=_assignments("--vllm", vllm or []),
+            service=service or "",
+            episodes=episodes,
         )
+        left_out = 0
         for run in runs:
             with _progress(run.header.checkpoint.name) as show:
                 done = execute(run, problems, entries, prompt_template, options, show)
             typer.echo(f"{run.out}: {_summary(done, len(entries))}")
+            left_out += done.wanted - done.held
+    _exit_if_left_out(left_out)
+
+
+def _changed(sampling: Sampling, changes: dict[str, object], budget: list[str]) -> Sampling:
+    """Sampling as the options want it."""
+    document = sampling.model_dump() | changes
+    if words := _assignments("--budget", budget):
+        document["budget"] = (document["budget"] or {}) | words
+    try:
+        return Sampling.model_validate(document)
+    except ValidationError as error:
+        raise EpisodeError(f"not a way to sample: {first_fault(error)}") from error
+
+
+def _exit_if_left_out(samples: int) -> None:
+    if samples:
+        typer.echo(
+            f"{samples} samples are left out by faults of the service: run the same command again",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _api_key(variable: str, file: Path | None) -> str:
@@ -210,13 +274,13 @@ def _api_key(variable: str, file: Path | None) -> str:
         raise EngineError(f"the API key file {file} cannot be read") from None
 
 
-def _vllm_options(words: list[str]) -> dict[str, object]:
-    """Arguments as `name=value`; a value that is JSON is taken as such."""
+def _assignments(option: str, words: list[str]) -> dict[str, object]:
+    """Words of the form `name=value`; a value that is JSON is taken as such."""
     options: dict[str, object] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not (equals and name.isidentifier()):
-            raise EngineError(f"--vllm {word!r}: write name=value")
+            raise EngineError(f"{option} {word!r}: write name=value")
         try:
             options[name] = json.loads(text)
         except ValueError:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cupel_trainer.errors import EngineError, PromptError
+from cupel_trainer.episodes.budget import Budget
+from cupel_trainer.episodes.loop_thread import LoopThread
+from cupel_trainer.episodes.prompt import Template, render_prompts
+from cupel_trainer.errors import EngineError, EpisodeError, PromptError
 from cupel_trainer.evaluate.checkpoints import (
     check_loadable,
     describe_checkpoint,
     split_served_path,
 )
+from cupel_trainer.evaluate.conversing import EPISODES, Conversing
 from cupel_trainer.evaluate.engine import Engine
 from cupel_trainer.evaluate.plan import Plan, PlanMember
 from cupel_trainer.evaluate.problem_set import ProblemEntry, set_digest
-from cupel_trainer.evaluate.prompt import DEFAULTS, Template, read_template, render_prompts
 from cupel_trainer.evaluate.reasoning import Reasoning
 from cupel_trainer.evaluate.records import CheckpointRef, SamplesHeader, Sampling, Setting
 from cupel_trainer.evaluate.sampling import Policy, Progress, draw_samples
@@ -35,6 +38,8 @@ class EngineOptions:
         concurrency: Of the engine `openai`.
         timeout_s: Of the engine `openai`.
         vllm: Further arguments of `vllm.LLM`.
+        service: The Cupel service where programs run, for the settings tools and agentic.
+        episodes: How many episodes are under way at one time, in these settings.
     """
 
     device: str = "auto"
@@ -44,6 +49,8 @@ class EngineOptions:
     concurrency: int = 32
     timeout_s: float = 600.0
     vllm: Mapping[str, object] = field(default_factory=dict)
+    service: str = ""
+    episodes: int = EPISODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ def checkpoint_run(
     name: str = "",
     alpha: float | None = None,
     base_url: str = "",
+    setting: Setting = Setting.REASONING,
 ) -> SampleRun:
     """The run of a single checkpoint; see `describe_checkpoint`.
 
@@ -85,7 +93,8 @@ def checkpoint_run(
     )
     if not served:
         check_loadable(ref)
-    return SampleRun(out, SamplesHeader(checkpoint=ref, sampling=sampling), count)
+    header = SamplesHeader(checkpoint=ref, setting=setting, sampling=with_budget(sampling, setting))
+    return SampleRun(out, header, count)
 
 
 def plan_runs(
@@ -100,12 +109,9 @@ def plan_runs(
         changed: Applies what the caller wants to be different from those samples.
 
     Raises:
-        EngineError: The plan's setting cannot be sampled.
         PromptError: Its members were prompted by another template.
         CheckpointError: A member is not the checkpoint any more that it was.
     """
-    if plan.setting is not Setting.REASONING:
-        raise EngineError(f"the setting {plan.setting.value!r} cannot be sampled yet")
     runs = []
     for number, member in enumerate(plan.members, start=1):
         if member.sampling.template not in ("", template.digest):
@@ -114,11 +120,21 @@ def plan_runs(
                 f"{template.name} when the plan was chosen: name it with --template (SHA-256 "
                 f"{member.sampling.template})"
             )
-        header = SamplesHeader(checkpoint=member.checkpoint, sampling=changed(member.sampling))
+        header = SamplesHeader(
+            checkpoint=member.checkpoint,
+            setting=plan.setting,
+            sampling=with_budget(changed(member.sampling), plan.setting),
+        )
         if header.sampling.engine != "openai":
             check_loadable(member.checkpoint)
         runs.append(SampleRun(folder / _file_name(number, member), header, member.samples))
     return runs
+
+
+def with_budget(sampling: Sampling, setting: Setting) -> Sampling:
+    """Sampling with a budget where episodes need one, and without where they need none."""
+    budget = None if setting is Setting.REASONING else sampling.budget or Budget()
+    return sampling.model_copy(update={"budget": budget})
 
 
 def execute(
@@ -140,8 +156,15 @@ def execute(
         show: Is told of the progress.
     """
     sampling = run.header.sampling.model_copy(update={"template": template.digest})
-    prompts = render_prompts(template, entries, sampling.language)
+    views = [entry.view for entry in entries]
+    prompts = render_prompts(template, views, sampling.language, sampling.budget)
     path = Path(source)
+    setting = run.header.setting
+    if setting is not Setting.REASONING and not options.service:
+        raise EpisodeError(
+            f"the setting {setting.value} runs programs at a Cupel service: say which, with "
+            "--service or CUPEL_URL"
+        )
     header = run.header.model_copy(
         update={
             "sampling": sampling,
@@ -152,23 +175,25 @@ def execute(
 
     @contextmanager
     def policy() -> Iterator[Policy]:
-        engine = _open_engine(header.checkpoint, sampling, options)
-        try:
-            yield Reasoning(engine, prompts, sampling)
-        finally:
-            engine.close()
+        with ExitStack() as stack:
+            engine = stack.enter_context(
+                closing(_open_engine(header.checkpoint, sampling, options))
+            )
+            if setting is Setting.REASONING:
+                yield Reasoning(engine, prompts, sampling)
+                return
+            from cupel_trainer.evaluate.stage import opened_stage
+
+            loop = stack.enter_context(LoopThread())
+            stage = opened_stage(
+                options.service, None, run.out, entries, prompts, setting, sampling
+            )
+            world = loop.start(stage.__aenter__()).result()
+            stack.callback(lambda: loop.start(stage.__aexit__(None, None, None)).result())
+            yield Conversing(engine, loop, world, sampling, episodes=options.episodes)
 
     ids = [entry.id for entry in entries]
     return draw_samples(run.out, header, ids, run.count, policy, show)
-
-
-def template_of(path: Path | None) -> Template:
-    """The template that was named, or the default one.
-
-    Raises:
-        PromptError: It cannot be read.
-    """
-    return read_template(path or DEFAULTS[Setting.REASONING])
 
 
 def _open_engine(ref: CheckpointRef, sampling: Sampling, options: EngineOptions) -> Engine:

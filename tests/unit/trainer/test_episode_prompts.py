@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cupel.schema import Language
+from cupel_trainer.episodes.prompt import DEFAULTS, Template, read_template, render_prompts
 from cupel_trainer.errors import PromptError
 from cupel_trainer.evaluate.problem_set import ProblemEntry, read_problem_set
-from cupel_trainer.evaluate.prompt import DEFAULTS, Template, read_template, render_prompts
 from cupel_trainer.evaluate.records import Setting
 
 
@@ -20,7 +20,7 @@ def entry(tmp_path: Path, **row: object) -> ProblemEntry:
 
 def default(of: ProblemEntry, language: Language | None) -> str:
     template = read_template(DEFAULTS[Setting.REASONING])
-    return render_prompts(template, [of], language)["p"]
+    return render_prompts(template, [of.view], language)["p"]
 
 
 def test_the_default_prompt_says_what_is_judged(tmp_path: Path) -> None:
@@ -53,7 +53,9 @@ def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text("{{ title }}|{{ statement }}|{{ language }}|{{ fence }}|{{ starter_code }}")
     template = read_template(path)
-    prompts = render_prompts(template, [entry(tmp_path, statement=" Do it. \n")], Language.PYTHON)
+    prompts = render_prompts(
+        template, [entry(tmp_path, statement=" Do it. \n").view], Language.PYTHON
+    )
     assert prompts == {"p": "|Do it.|Python 3|python|"}
     assert template.digest != Template("", "other").digest
 
@@ -68,7 +70,7 @@ def test_a_template_of_ones_own_is_used(tmp_path: Path) -> None:
 )
 def test_a_faulty_template_is_named(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(PromptError, match="own.jinja") as caught:
-        render_prompts(Template("own.jinja", text), [entry(tmp_path)], None)
+        render_prompts(Template("own.jinja", text), [entry(tmp_path).view], None)
     assert reason in str(caught.value)
 
 
