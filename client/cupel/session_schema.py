@@ -122,6 +122,9 @@ class CommandResult(Response):
     exit_code: int | None = Field(None, description="Null if a signal ended it.")
     signal: int | None = Field(None, description="The signal that ended it, or null.")
     timed_out: bool = Field(False, description="It was killed at its `timeout_s`.")
+    limit: ExceededLimit | None = Field(
+        None, description="The limit that ended it: `wall` if it timed out, `output` for a flood."
+    )
     stdout: str = ""
     stderr: str = ""
     stdout_bytes: int = Field(0, description="How much was printed, however much is shown.")
@@ -133,7 +136,6 @@ class CommandResult(Response):
 class ExecutionResult(CommandResult):
     """How an execution ended. A program that fails, in whatever way, is a value here."""
 
-    limit: ExceededLimit | None = Field(None, description="The limit that ended it, or null.")
     memory_bytes: int | None = Field(None, description="Peak; null in a session.")
     compile: CompileResult | None = Field(None, description="Null for a language without.")
     files: dict[str, Data] = Field(
@@ -300,7 +302,7 @@ class FileEntry(Response):
     """One name in a folder of a session."""
 
     name: str
-    kind: Literal["file", "folder", "link", "other"]
+    kind: Literal["file", "directory", "link", "other"]
     size_bytes: int = 0
 
 

@@ -7,10 +7,11 @@ from enum import IntEnum
 
 from cupel_sandbox.box import BoxStatistics, Limit, Outcome, Run
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<IBI")  # size of what follows this field, type, id
 _FIELD = struct.Struct("<BI")
 _NUMBER = struct.Struct("<BIQ")
+TAKEN = struct.Struct("<I")
 _OUTCOME = struct.Struct("<BBI10Q")
 _COUNTS = struct.Struct("<5Q")
 
@@ -24,6 +25,8 @@ class Request(IntEnum):
     RESET = 4
     CANCEL = 5
     STATISTICS = 6
+    STREAM = 7
+    INPUT = 8
 
 
 class Reply(IntEnum):
@@ -36,33 +39,37 @@ class Reply(IntEnum):
     OUTCOME = 104
     CANCELLED = 105
     COUNTS = 106
+    OUTPUT = 107
+    TAKEN = 108
 
 
-def encode_frame(kind: Request, number: int, payload: bytes = b"") -> bytes:
+def encode_frame(kind: int, number: int, payload: bytes = b"") -> bytes:
     """One whole frame; `number` is the request's id (u32)."""
     return HEADER.pack(len(payload) + HEADER.size - 4, kind, number) + payload
 
 
-def _field(tag: int, value: bytes) -> bytes:
+def encode_field(tag: int, value: bytes) -> bytes:
+    """One field of a payload."""
     return _FIELD.pack(tag, len(value)) + value
 
 
-def _number(tag: int, value: int) -> bytes:
+def encode_number(tag: int, value: int) -> bytes:
+    """One field of a payload that holds a number."""
     return _NUMBER.pack(tag, 8, value)
 
 
 def encode_put(path: str, content: bytes, executable: bool) -> bytes:
     """The payload of PUT."""
-    return _field(1, path.encode()) + _field(2, content) + _number(3, executable)
+    return encode_field(1, path.encode()) + encode_field(2, content) + encode_number(3, executable)
 
 
 def encode_get(path: str, max_bytes: int) -> bytes:
     """The payload of GET."""
-    return _field(1, path.encode()) + _number(4, max_bytes)
+    return encode_field(1, path.encode()) + encode_number(4, max_bytes)
 
 
 def encode_run(run: Run) -> bytes:
-    """The payload of RUN."""
+    """The payload of RUN, and of STREAM, which takes no standard input from it."""
     limits = run.limits
     numbers = (
         (14, round(limits.cpu_s * 1e9)),
@@ -77,12 +84,16 @@ def encode_run(run: Run) -> bytes:
         (23, run.memory_baseline_bytes),
         (24, run.writable_submission),
     )
-    parts = [_field(10, word.encode()) for word in run.argv]
-    parts += [_field(11, f"{name}={value}".encode()) for name, value in run.environment.items()]
+    parts = [encode_field(10, word.encode()) for word in run.argv]
+    parts += [
+        encode_field(11, f"{name}={value}".encode()) for name, value in run.environment.items()
+    ]
     parts.append(
-        _field(12, run.stdin) if isinstance(run.stdin, bytes) else _field(13, run.stdin.encode())
+        encode_field(12, run.stdin)
+        if isinstance(run.stdin, bytes)
+        else encode_field(13, run.stdin.encode())
     )
-    parts += [_number(tag, value) for tag, value in numbers]
+    parts += [encode_number(tag, value) for tag, value in numbers]
     return b"".join(parts)
 
 

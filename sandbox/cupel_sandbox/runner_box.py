@@ -13,6 +13,7 @@ from typing import Protocol
 
 from cupel_sandbox.box import BoxStatistics, Outcome, Run
 from cupel_sandbox.errors import BoxLost, BoxRefused, CannotStart
+from cupel_sandbox.interactive import InteractiveRun
 from cupel_sandbox.protocol import (
     HEADER,
     VERSION,
@@ -141,6 +142,18 @@ class RunnerBox:
         finally:
             self._cancel(going)
 
+    def interact(self, run: Run) -> InteractiveRun:
+        """Starts a program that is fed and listened to while it runs; its `stdin` is not used.
+
+        Until it is over, the box is its alone: only `kill` may be called meanwhile.
+
+        Raises:
+            BoxLost: The box has died.
+        """
+        number = next(self._numbers)
+        self._send(encode_frame(Request.STREAM, number, encode_run(run)))
+        return InteractiveRun(self, number)
+
     def close(self) -> None:
         """See Box.close."""
         with self._closing:
@@ -163,6 +176,33 @@ class RunnerBox:
         self._channel.kill()
 
     # ---- frames ----
+
+    def send_input(self, frame: bytes) -> None:
+        """Sends a frame beside the thread that receives, for an InteractiveRun.
+
+        Raises:
+            BoxLost: The box has died.
+        """
+        if self._lost:
+            raise self._lost
+        try:
+            self._channel.send(frame)
+        except OSError as error:
+            self._channel.kill()  # the one who receives finds out what it died of
+            raise BoxLost("its pipe is closed") from error
+
+    def receive_frame(self, timeout_s: float) -> tuple[int, int, bytes]:
+        """The next frame (type, id, payload), for an InteractiveRun.
+
+        Raises:
+            TimeoutError: Nothing has come; the box lives.
+            BoxLost: The box has died.
+        """
+        return self._receive(timeout_s, patient=True)
+
+    def broken(self, reason: str) -> BoxLost:
+        """The error of a box whose runner does what no runner does."""
+        return self._break(reason)
 
     def _send_next(self, waiting: Iterator[Run], going: deque[tuple[int, float]]) -> None:
         run = next(waiting, None)
@@ -198,8 +238,8 @@ class RunnerBox:
         except OSError as error:
             raise self._break("its pipe is closed") from error
 
-    def _receive(self, timeout_s: float) -> tuple[int, int, bytes]:
-        """The next frame: type, id, payload."""
+    def _receive(self, timeout_s: float, *, patient: bool = False) -> tuple[int, int, bytes]:
+        """The next frame: type, id, payload; TimeoutError only if patient."""
         deadline = time.monotonic() + timeout_s
         while True:
             frame = self._take_frame()
@@ -210,6 +250,8 @@ class RunnerBox:
             try:
                 got = self._channel.receive(max(0.0, deadline - time.monotonic()))
             except TimeoutError:
+                if patient:
+                    raise
                 raise self._break(f"no answer within {timeout_s:.0f} s") from None
             except OSError as error:
                 raise self._break("its pipe is closed") from error

@@ -45,6 +45,7 @@ static struct {
 	uint64_t oom_kills;
 	uint64_t failed_forks;
 	uint64_t limit_bytes;
+	bool interactive;              /* its processes are killed one by one for memory, not all at once */
 } before;
 
 static struct {
@@ -153,7 +154,6 @@ static void prepare_v2(void)
 	fd.run = openat(fd.memory, fd.run_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd.run < 0)
 		die("cannot open the run's cgroup");
-	write_at(fd.run, "memory.oom.group", "1");
 	if (!faccessat(fd.run, "memory.swap.max", W_OK, 0))
 		write_at(fd.run, "memory.swap.max", "0");
 	fd.cpu = open_at(fd.run, "cpu.stat", O_RDONLY);
@@ -190,12 +190,14 @@ void account_open(const struct config *config)
 	}
 }
 
-void account_begin(uint64_t memory_bytes, uint64_t processes)
+void account_begin(uint64_t memory_bytes, uint64_t processes, bool interactive)
 {
 	memset(&sampled, 0, sizeof sampled);
 	memset(&before, 0, sizeof before);
 	before.limit_bytes = memory_bytes;
+	before.interactive = interactive;
 	if (mode == V2) {
+		write_at(fd.run, "memory.oom.group", interactive ? "0" : "1");
 		write_number_at(fd.run, "memory.max", memory_bytes);
 		write_number_at(fd.run, "pids.max", processes);
 	} else if (mode == V1) {
@@ -321,7 +323,8 @@ void account_sample(void)
 		if (processes > sampled.processes)
 			sampled.processes = processes;
 		/* v2 kills the whole cgroup; here a parent may wait for ever for a child that was killed. */
-		sampled.out_of_memory = read_key(fd.oom, "oom_kill") > before.oom_kills;
+		sampled.out_of_memory = !before.interactive &&
+					read_key(fd.oom, "oom_kill") > before.oom_kills;
 	}
 }
 
@@ -344,8 +347,9 @@ bool account_fork_storm(void)
 
 int64_t account_sample_ns(void)
 {
-	static const int64_t often[] = { [NONE] = 10, [V1] = 20, [V2] = 20 };
-	return often[mode] * 1000 * 1000;
+	/* A session is long and mostly idle; the kernel holds its memory limit. */
+	static const int64_t often[][2] = { [NONE] = { 10, 10 }, [V1] = { 20, 100 }, [V2] = { 20, 100 } };
+	return often[mode][before.interactive] * 1000 * 1000;
 }
 
 void account_kill(void)

@@ -80,17 +80,17 @@ uint64_t files_scratch_bytes(bool one_file_system)
 	return bytes;
 }
 
-/* Opens below /sub and never leaves it, whatever links lie there: one component at a time, none of
- * which may be a link. (No program runs meanwhile. gVisor has no openat2.) Missing directories on the
- * way are made if the file itself would be. */
-static int open_below(const char *path, int flags, mode_t mode)
+/* Opens below a directory and never leaves it, whatever links lie there: one component at a time,
+ * none of which may be a link. (gVisor has no openat2.) Missing directories on the way are made if the
+ * file itself would be. */
+int files_open_below(int base, const char *path, int flags, mode_t mode)
 {
 	char copy[4096];
 	if (snprintf(copy, sizeof copy, "%s", path) >= (int)sizeof copy) {
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	int directory = fd.submission, opened = -1;
+	int directory = base, opened = -1;
 	for (char *name = copy, *slash = NULL; name; name = slash ? slash + 1 : NULL) {
 		slash = strchr(name, '/');
 		if (slash)
@@ -109,7 +109,7 @@ static int open_below(const char *path, int flags, mode_t mode)
 			opened = openat(directory, name, step | flags, mode);
 		}
 		int error = errno;
-		if (directory != fd.submission)
+		if (directory != base)
 			close(directory);
 		errno = error;
 		if (opened < 0)
@@ -123,7 +123,7 @@ const char *files_put(const char *path, const uint8_t *content, size_t size, boo
 {
 	if (!*path || *path == '/')
 		return "the path must be relative to /sub";
-	int file = open_below(path, O_WRONLY | O_CREAT | O_TRUNC, executable ? 0755 : 0644);
+	int file = files_open_below(fd.submission, path, O_WRONLY | O_CREAT | O_TRUNC, executable ? 0755 : 0644);
 	if (file < 0)
 		return strerror(errno);
 	const char *problem = fchmod(file, executable ? 0755 : 0644) ? strerror(errno) : NULL;
@@ -144,7 +144,7 @@ const char *files_put(const char *path, const uint8_t *content, size_t size, boo
 const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, size_t *size)
 {
 	struct stat status;
-	int file = open_below(path, O_RDONLY, 0);
+	int file = files_open_below(fd.submission, path, O_RDONLY, 0);
 	if (file < 0)
 		return strerror(errno);
 	const char *problem = NULL;
@@ -171,7 +171,7 @@ const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, s
 
 int files_open_input(const char *path)
 {
-	return open_below(path, O_RDONLY, 0);
+	return files_open_below(fd.submission, path, O_RDONLY, 0);
 }
 
 void files_lend_submission(uid_t uid, gid_t gid)
@@ -180,8 +180,20 @@ void files_lend_submission(uid_t uid, gid_t gid)
 		die("cannot lend /sub to the run");
 }
 
+/* Whatever its mode: root does not need this, the owner does. */
+static int open_directory_at(int directory, const char *name)
+{
+	int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW;
+	int child = openat(directory, name, flags);
+	if (child < 0 && errno == EACCES && !fchmodat(directory, name, 0700, 0))
+		child = openat(directory, name, flags);
+	if (child >= 0)
+		fchmod(child, 0700);
+	return child;
+}
+
 /* Empties a directory that may hold anything; returns whether it held something. */
-static bool empty_directory(int directory)
+bool files_empty_directory(int directory)
 {
 	unsigned long lifted = 0;
 	for (bool any = false;; any = true) {
@@ -198,8 +210,7 @@ static bool empty_directory(int directory)
 			found = true;
 			if (!unlinkat(directory, name, 0) || !unlinkat(directory, name, AT_REMOVEDIR))
 				continue;
-			int child = openat(directory, name,
-					   O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+			int child = open_directory_at(directory, name);
 			DIR *inner = child < 0 ? NULL : fdopendir(child);
 			if (!inner)
 				die("cannot open a scratch directory");
@@ -214,7 +225,8 @@ static bool empty_directory(int directory)
 				do /* a program may have taken the name */
 					snprintf(target, sizeof target, "lifted-%lu", lifted++);
 				while (renameat(child, below->d_name, directory, target) &&
-				       (errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR));
+				       (errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR ||
+					(errno == EACCES && !fchmodat(child, below->d_name, 0700, 0))));
 			}
 			closedir(inner);
 			if (unlinkat(directory, name, AT_REMOVEDIR) && errno != ENOTEMPTY)
@@ -243,9 +255,9 @@ bool files_wipe_scratch(void)
 	bool found = !is_clean();
 	for (int i = 0; i < PLACES; i++) {
 		if (!fd.counts_inodes)
-			found |= empty_directory(fd.places[i]);
+			found |= files_empty_directory(fd.places[i]);
 		else if (inodes_used(fd.places[i]) != fd.clean_inodes[i])
-			empty_directory(fd.places[i]);
+			files_empty_directory(fd.places[i]);
 		if (futimens(fd.places[i], epoch)) /* the last run's time stamp is no message */
 			die("cannot reset a scratch directory");
 	}
@@ -262,7 +274,7 @@ bool files_wipe_scratch(void)
 
 void files_wipe_submission(void)
 {
-	empty_directory(fd.submission);
+	files_empty_directory(fd.submission);
 }
 
 /* Takes /sub back after a run that could write to it: no later run may change what lies there. */

@@ -1,4 +1,4 @@
-/* Frames between the service and the runner, version 1.
+/* Frames between the service and the runner, version 2.
  *
  * A frame is: size u32 (of what follows), type u8, id u32, payload; all integers little-endian.
  * A request's payload is a list of fields: tag u8, size u32, value. Numbers are u64.
@@ -9,13 +9,21 @@
  *           wall_ns=15 memory_bytes=16 processes=17 output_bytes=18 stderr_bytes=19 file_bytes=20
  *           open_files=21 stack_bytes=22 memory_baseline_bytes=23 writable_submission=24
  *                                                               -> OUTCOME | REFUSED | CANCELLED
+ *   STREAM  as RUN, without stdin                               -> OUTPUT... TAKEN... then as RUN
+ *   INPUT   id = the STREAM that is going, payload = bytes for its standard input; none: its end
  *   RESET                                                       -> DONE
  *   STATISTICS                                                  -> COUNTS
  *   CANCEL  id = the last RUN that is no longer wanted          (no answer of its own)
  *
  * The runner begins with HELLO (version u32). REFUSED carries a line of text. OUTCOME and COUNTS: see
  * run.c.
- * Requests are answered in order; CANCEL alone is heeded as soon as it arrives.
+ * Requests are answered in order; CANCEL alone is heeded as soon as it arrives, and INPUT while its
+ * STREAM is going, unless another request stands before it.
+ *
+ * A STREAM's output is sent as it is read (OUTPUT, payload = the bytes) and not kept. TAKEN (u32) says
+ * how many more bytes of input the program's pipe has taken, or that have nobody to read them any
+ * more. The service sends no more than 1 MiB beyond what was taken: so a program that does not read
+ * never keeps a CANCEL from being read here. TAKEN is sent for every 128 KiB, not for every byte.
  *
  * Neither side can block the other for ever: while the runner waits for room to answer, it goes on
  * reading requests, up to INPUT_MAX bytes beyond the frame that is arriving.
@@ -42,6 +50,11 @@ static struct {
 	size_t scanned;          /* frames before this offset were looked at for CANCEL */
 	bool ended;
 } input;
+
+static struct { /* what was queued and has not been written */
+	uint8_t *data;
+	size_t begin, end, capacity;
+} owed;
 
 static uint32_t cancelled_through;
 
@@ -135,18 +148,8 @@ bool frame_cancelled(uint32_t id)
 	return id <= cancelled_through;
 }
 
-bool frame_read(struct frame *frame)
+static void take(struct frame *frame, size_t size)
 {
-	size_t size;
-	while (!(size = whole_frame(input.begin))) {
-		struct pollfd ready = { .fd = STDIN_FILENO, .events = POLLIN };
-		if (!frames_poll_input())
-			return false;
-		if (whole_frame(input.begin))
-			continue;
-		if (poll(&ready, 1, -1) < 0 && errno != EINTR)
-			die("cannot wait for requests");
-	}
 	const uint8_t *bytes = input.data + input.begin;
 	frame->type = bytes[4];
 	frame->id = get_u32(bytes + 5);
@@ -159,7 +162,38 @@ bool frame_read(struct frame *frame)
 	input.begin += size;
 	if (input.scanned < input.begin)
 		input.scanned = input.begin;
+}
+
+bool frame_read(struct frame *frame)
+{
+	size_t size;
+	while (!(size = whole_frame(input.begin))) {
+		struct pollfd ready = { .fd = STDIN_FILENO, .events = POLLIN };
+		if (!frames_poll_input())
+			return false;
+		if (whole_frame(input.begin))
+			continue;
+		if (poll(&ready, 1, -1) < 0 && errno != EINTR)
+			die("cannot wait for requests");
+	}
+	take(frame, size);
 	return true;
+}
+
+bool frame_next(struct frame *frame)
+{
+	size_t size = whole_frame(input.begin);
+	if (size)
+		take(frame, size);
+	return size > 0;
+}
+
+bool frame_take(uint8_t type, uint32_t id, struct frame *frame)
+{
+	if (!whole_frame(input.begin))
+		return false;
+	const uint8_t *bytes = input.data + input.begin;
+	return bytes[4] == type && get_u32(bytes + 5) == id && frame_next(frame);
 }
 
 static void wait_for_room(void)
@@ -172,15 +206,77 @@ static void wait_for_room(void)
 		_exit(0); /* nobody is left to answer */
 }
 
+static void put_header(uint8_t header[HEADER], uint8_t type, uint32_t id, size_t payload_size)
+{
+	uint32_t size = htole32((uint32_t)(HEADER - 4 + payload_size)), number = htole32(id);
+	memcpy(header, &size, 4);
+	header[4] = type;
+	memcpy(header + 5, &number, 4);
+}
+
+static void owe(const void *bytes, size_t size)
+{
+	if (size > owed.capacity - owed.end) {
+		size_t capacity = 2 * owed.capacity + size;
+		uint8_t *data = realloc(owed.data, capacity);
+		if (!data)
+			die("no memory for answers");
+		owed.data = data;
+		owed.capacity = capacity;
+	}
+	if (size)
+		memcpy(owed.data + owed.end, bytes, size);
+	owed.end += size;
+}
+
+void frame_queue(uint8_t type, uint32_t id, const void *head, size_t head_size, const void *body,
+		 size_t body_size)
+{
+	uint8_t header[HEADER];
+	put_header(header, type, id, head_size + body_size);
+	owe(header, HEADER);
+	owe(head, head_size);
+	owe(body, body_size);
+}
+
+bool frames_owed(void)
+{
+	return owed.begin < owed.end;
+}
+
+bool frames_flush(void)
+{
+	while (owed.begin < owed.end) {
+		ssize_t sent = write(STDOUT_FILENO, owed.data + owed.begin, owed.end - owed.begin);
+		if (sent < 0 && errno == EPIPE)
+			return false;
+		if (sent < 0 && errno == EAGAIN)
+			return true;
+		if (sent < 0 && errno != EINTR)
+			die("cannot answer");
+		if (sent > 0)
+			owed.begin += (size_t)sent;
+	}
+	owed.begin = owed.end = 0;
+	return true;
+}
+
+void frames_wait(void)
+{
+	while (frames_owed()) {
+		if (!frames_flush())
+			_exit(0);
+		if (frames_owed())
+			wait_for_room();
+	}
+}
+
 void frame_send(uint8_t type, uint32_t id, const void *head, size_t head_size, const void *body,
 		size_t body_size, const void *tail, size_t tail_size)
 {
 	uint8_t header[HEADER];
-	uint32_t size = htole32((uint32_t)(HEADER - 4 + head_size + body_size + tail_size));
-	uint32_t number = htole32(id);
-	memcpy(header, &size, 4);
-	header[4] = type;
-	memcpy(header + 5, &number, 4);
+	frames_wait();
+	put_header(header, type, id, head_size + body_size + tail_size);
 	struct iovec parts[4] = {
 		{ header, HEADER },
 		{ (void *)(uintptr_t)head, head_size },

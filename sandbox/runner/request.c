@@ -9,6 +9,7 @@ struct request_fields request;
 const char *request_decode(const struct frame *frame)
 {
 	memset(&request, 0, sizeof request);
+	request.interactive = frame->type == STREAM;
 	uint8_t *at = frame->payload, *end = frame->payload + frame->size;
 	uint8_t tag = at < end ? *at : 0;
 	while (at < end) {
@@ -37,7 +38,7 @@ const char *request_decode(const struct frame *frame)
 		} else if (tag == BYTES || tag == STDIN) {
 			request.bytes = value;
 			request.size = size;
-		} else if (tag <= WRITABLE_SUBMISSION && size == 8) {
+		} else if (tag < TAGS_END && size == 8) {
 			uint64_t number;
 			memcpy(&number, value, 8);
 			request.number[tag] = le64toh(number);

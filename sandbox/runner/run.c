@@ -150,7 +150,8 @@ static int64_t next_check(int64_t cpu_left_ns, int64_t wall_left_ns)
 }
 
 /* Watches until the program has ended (LIMIT_NONE) or must be ended; -1: nobody wants it any more. */
-static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], struct ended *ended)
+static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], struct feed *feed,
+		     struct ended *ended)
 {
 	bool open[2] = { true, true };
 	for (;;) {
@@ -170,17 +171,26 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 			return LIMIT_WALL;
 		int64_t wait = next_check(cpu_left, wall_left);
 		struct timespec timeout = { wait / SECOND_NS, wait % SECOND_NS };
-		struct pollfd ready[4] = {
+		if (request.interactive)
+			feed_write(feed);
+		if (!frames_flush())
+			_exit(0); /* the service is gone: so is everything here, with PID 1 */
+		bool owing = frames_owed();
+		struct pollfd ready[6] = {
 			{ .fd = signals, .events = POLLIN },
 			{ .fd = STDIN_FILENO, .events = frames_have_room() ? POLLIN : 0 },
-			{ .fd = open[0] ? streams[0].fd : -1, .events = POLLIN },
+			{ .fd = open[0] && !owing ? streams[0].fd : -1, .events = POLLIN },
 			{ .fd = open[1] ? streams[1].fd : -1, .events = POLLIN },
+			{ .fd = owing ? STDOUT_FILENO : -1, .events = POLLOUT },
+			{ .fd = feed_waits(feed) ? feed->fd : -1, .events = POLLOUT },
 		};
-		if (ppoll(ready, 4, &timeout, NULL) < 0 && errno != EINTR)
+		if (ppoll(ready, 6, &timeout, NULL) < 0 && errno != EINTR)
 			die("cannot wait for the program");
-		for (int i = 0; i < 2; i++)
-			if (ready[2 + i].revents)
-				open[i] = stream_drain(&streams[i]) != ENDED;
+		if (ready[2].revents)
+			open[0] = (request.interactive ? stream_forward(&streams[0], id) :
+							 stream_drain(&streams[0])) != ENDED;
+		if (ready[3].revents)
+			open[1] = stream_drain(&streams[1]) != ENDED;
 		if (ready[0].revents) {
 			forget_signals();
 			reap(ended);
@@ -190,7 +200,7 @@ static int supervise(uint32_t id, int64_t start_ns, struct stream streams[2], st
 		if (ended->main_ended)
 			return LIMIT_NONE;
 		if (ready[1].revents && !frames_poll_input())
-			_exit(0); /* the service is gone: so is everything here, with PID 1 */
+			_exit(0);
 		if (frame_cancelled(id))
 			return -1;
 	}
@@ -295,17 +305,28 @@ static void refuse(uint32_t id, const char *what, const char *why)
 	frame_send(REFUSED, id, text, size, NULL, 0, NULL, 0);
 }
 
+/* The processes of an interactive run are killed for memory one by one, which is no end of the run;
+ * that its first process was among them is. */
+static bool met_memory_limit(const struct ended *ended, bool ended_alone, const struct usage *usage)
+{
+	bool killed = ended_alone && WIFSIGNALED(ended->status) && WTERMSIG(ended->status) == SIGKILL;
+	return usage->out_of_memory && (killed || !request.interactive);
+}
+
 /* Watches, ends and reports a run that has been started. */
-static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream streams[2])
+static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream streams[2],
+		   struct feed *feed)
 {
 	int64_t start_ns = clock_ns();
-	int limit = supervise(id, start_ns, streams, ended);
+	int limit = supervise(id, start_ns, streams, feed, ended);
 	int64_t stopped_ns = clock_ns();
 	bool ended_alone = ended->main_ended;
 	if (end_everything(uid, ended) && ended_alone)
 		counts.left_processes++;
 	if (ended->main_ended && limit == LIMIT_NONE)
 		stopped_ns = ended->at_ns;
+	while (request.interactive && stream_forward(&streams[0], id) == MORE)
+		frames_wait();
 	for (int i = 0; i < 2; i++)
 		while (stream_drain(&streams[i]) == MORE) /* nobody is left to write: the pipe bounds it */
 			;
@@ -323,7 +344,7 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 	bool too_large = spawn_report->error == ENOMEM;
 	if (limit >= 0 && account_fork_storm())
 		limit = LIMIT_PROCESSES;
-	else if (limit >= 0 && (usage.out_of_memory || too_large))
+	else if (limit >= 0 && (met_memory_limit(ended, ended_alone, &usage) || too_large))
 		limit = LIMIT_MEMORY;
 	counts.runs++;
 	counts.cancelled += limit < 0;
@@ -337,17 +358,23 @@ static void finish(uint32_t id, uid_t uid, struct ended *ended, struct stream st
 }
 
 /* The run owns its pipes, so that a program can open /dev/stdout and /dev/stderr by name. */
-static void make_pipes(int out[2], int err[2], uid_t uid)
+static void make_pipes(int in[2], int out[2], int err[2], uid_t uid)
 {
 	/* gVisor gives pipes to whoever made them, for good. */
 	if (config->gvisor && setresuid((uid_t)-1, uid, (uid_t)-1))
 		die("cannot take on the run's user");
-	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC))
+	if (pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) ||
+	    (request.interactive && pipe2(in, O_CLOEXEC)))
 		die("cannot make pipes");
 	if (config->gvisor && setresuid((uid_t)-1, 0, (uid_t)-1))
 		die("cannot become root again");
 	if (!config->rootless && !config->gvisor && (fchown(out[1], uid, uid) || fchown(err[1], uid, uid)))
 		die("cannot give the run its pipes");
+	if (request.interactive && !config->rootless && !config->gvisor && fchown(in[0], uid, uid))
+		die("cannot give the run its pipes");
+	if (fcntl(out[0], F_SETFL, O_NONBLOCK) || fcntl(err[0], F_SETFL, O_NONBLOCK) ||
+	    (request.interactive && fcntl(in[1], F_SETFL, O_NONBLOCK)))
+		die("cannot make pipes non-blocking");
 }
 
 static void run(uint32_t id)
@@ -361,16 +388,15 @@ static void run(uint32_t id)
 		refuse(id, "run", "a program or a limit is missing");
 		return;
 	}
-	int in = spawn_open_stdin();
-	if (in < 0) {
+	int in[2] = { request.interactive ? -1 : spawn_open_stdin(), -1 };
+	if (in[0] < 0 && !request.interactive) {
 		refuse(id, "standard input", strerror(errno));
 		return;
 	}
 	uid_t uid = config->uid_first + (uid_t)(run_number++ % config->uid_count);
 	int out[2], err[2];
-	make_pipes(out, err, uid);
-	if (fcntl(out[0], F_SETFL, O_NONBLOCK) || fcntl(err[0], F_SETFL, O_NONBLOCK))
-		die("cannot make pipes non-blocking");
+	make_pipes(in, out, err, uid);
+	struct feed feed = { .id = id, .fd = in[1] };
 	struct stream streams[2] = {
 		{ .fd = out[0], .kept_max = request.number[OUTPUT_BYTES] },
 		{ .fd = err[0], .kept_max = request.number[STDERR_BYTES] },
@@ -380,12 +406,13 @@ static void run(uint32_t id)
 		files_lend_submission(uid, uid);
 	/* The init of an ordinary user's run counts as a process, too. */
 	account_begin(request.number[MEMORY_BYTES] + request.number[MEMORY_BASELINE_BYTES],
-		      request.number[PROCESSES] + (config->rootless ? 1 : 0));
-	struct ended ended = { .main = spawn(in, out[1], err[1], uid) };
+		      request.number[PROCESSES] + (config->rootless ? 1 : 0), request.interactive);
+	struct ended ended = { .main = spawn(in[0], out[1], err[1], uid) };
 	close(out[1]);
 	close(err[1]);
-	close(in);
-	finish(id, uid, &ended, streams);
+	close(in[0]);
+	finish(id, uid, &ended, streams, &feed);
+	feed_close(&feed);
 	close(out[0]);
 	close(err[0]);
 	free(streams[0].kept);
@@ -410,7 +437,7 @@ static void send_counts(uint32_t id)
 
 void run_serve(const struct frame *frame)
 {
-	const char *problem = request_decode(frame);
+	const char *problem = frame->type == INPUT ? NULL : request_decode(frame);
 	uint8_t *content = NULL;
 	size_t size = 0;
 	if (problem) {
@@ -419,9 +446,11 @@ void run_serve(const struct frame *frame)
 	}
 	switch (frame->type) {
 	case RUN:
+	case STREAM:
 		run(frame->id);
 		return;
 	case CANCEL:
+	case INPUT: /* of a run that has ended */
 		return;
 	case RESET:
 		files_wipe_submission();

@@ -29,7 +29,9 @@
  *
  * When the control pipe ends, for whatever reason, the runner exits, and the kernel kills the whole
  * PID namespace. The janitor (janitor.c) is another mode of this program: it outlives a killed
- * service just long enough to remove the cgroup directories that the service made.
+ * service just long enough to remove the cgroup directories that the service made. The agent (agent.c)
+ * is a third mode, and no part of the runner: an untrusted program like any other, put into a box to
+ * execute the commands of a session there.
  *
  * Error style: die() is the sandbox's own fault and ends the box. A program's fault is never an
  * error here, but a field of its outcome.
@@ -159,12 +161,14 @@ static void parse_options(struct config *config, int count, char **words)
 
 int main(int count, char **words)
 {
+	if (count == 2 && !strcmp(words[1], "agent"))
+		return agent();
 	if (count >= 2 && !strcmp(words[1], "janitor"))
 		return janitor(count - 2, words + 2);
 	bool container = count >= 2 && !strcmp(words[1], "container");
 	if (count < 2 || (!container && strcmp(words[1], "box"))) {
 		errno = 0;
-		die("usage: cupel-runner box|container KEY=VALUE... | cupel-runner janitor DIRECTORY...");
+		die("usage: cupel-runner box|container KEY=VALUE... | agent | janitor DIRECTORY...");
 	}
 	struct config config = {
 		.rootless = !container && geteuid() != 0,

@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define MOUNTS_MAX 64
 #define SECOND_NS 1000000000LL
 
@@ -50,7 +50,7 @@ struct usage {
 	bool out_of_memory;
 };
 void account_open(const struct config *config);      /* outside the new root: opens directories */
-void account_begin(uint64_t memory_bytes, uint64_t processes);
+void account_begin(uint64_t memory_bytes, uint64_t processes, bool interactive);
 int account_enter(void);                             /* in the child; 0 or errno */
 int account_clone_fd(void);                          /* cgroup v2 directory for clone3, or -1 */
 void account_started(pid_t pid);                     /* the program's own first instruction is near */
@@ -69,6 +69,8 @@ void account_recycle(void);
 void files_open(void);
 const char *files_put(const char *path, const uint8_t *content, size_t size, bool executable);
 const char *files_get(const char *path, uint64_t max_bytes, uint8_t **content, size_t *size);
+int files_open_below(int base, const char *path, int flags, mode_t mode);
+bool files_empty_directory(int directory);           /* whether it held anything */
 int files_open_input(const char *path);              /* fd for reading, or -1 and errno */
 void files_lend_submission(uid_t uid, gid_t gid);
 void files_seal_submission(void);
@@ -87,14 +89,21 @@ bool frame_read(struct frame *frame);                /* false at the end of the 
 bool frames_poll_input(void);                        /* reads what is there; false at the end */
 bool frames_have_room(void);
 bool frame_cancelled(uint32_t id);
+bool frame_take(uint8_t type, uint32_t id, struct frame *frame); /* the next, if it is that one */
+bool frame_next(struct frame *frame);                /* the next, if it is all there */
+void frame_queue(uint8_t type, uint32_t id, const void *head, size_t head_size, const void *body,
+		 size_t body_size);                  /* sent by frames_flush, without waiting */
+bool frames_owed(void);                              /* whether what was queued still waits for room */
+bool frames_flush(void);                             /* false: nobody is left to read it */
+void frames_wait(void);                              /* until nothing is owed */
 void frame_send(uint8_t type, uint32_t id, const void *head, size_t head_size,
 		const void *body, size_t body_size, const void *tail, size_t tail_size);
 void frames_start(void);
 
-enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5, STATISTICS = 6 };
+enum request { PUT = 1, GET = 2, RUN = 3, RESET = 4, CANCEL = 5, STATISTICS = 6, STREAM = 7, INPUT = 8 };
 enum reply {
 	HELLO = 100, DONE = 101, REFUSED = 102, CONTENT = 103, OUTCOME = 104, CANCELLED = 105,
-	COUNTS = 106,
+	COUNTS = 106, OUTPUT = 107, TAKEN = 108,
 };
 
 /* request.c: a RUN, PUT or GET, decoded. */
@@ -104,6 +113,8 @@ enum tag { /* of the fields of a request; see protocol.c */
 	ARGV = 10, ENVIRONMENT, STDIN, STDIN_PATH, CPU_NS, WALL_NS, MEMORY_BYTES, PROCESSES,
 	OUTPUT_BYTES, STDERR_BYTES, FILE_BYTES, OPEN_FILES, STACK_BYTES, MEMORY_BASELINE_BYTES,
 	WRITABLE_SUBMISSION,
+	OPEN_STDIN, /* of the agent's EXEC */
+	TAGS_END,
 };
 
 /* Pointers lead into the frame, where each value is followed by a NUL that request_decode() puts
@@ -114,7 +125,8 @@ struct request_fields {
 	const char *path, *stdin_path;
 	const uint8_t *bytes;
 	size_t size;
-	uint64_t number[WRITABLE_SUBMISSION + 1];
+	uint64_t number[TAGS_END];
+	bool interactive;        /* a STREAM */
 };
 
 extern struct request_fields request;                /* there is one at a time */
@@ -143,6 +155,19 @@ struct stream { /* what a program writes to a pipe: its head is kept, all of it 
 };
 enum drained { ENDED, EMPTY, MORE };                 /* ENDED: nobody can write to it any more */
 enum drained stream_drain(struct stream *stream);
+enum drained stream_forward(struct stream *stream, uint32_t id); /* MORE: also if there is no room */
+
+/* feed.c */
+struct feed { /* the standard input of an interactive program, as it comes in */
+	uint32_t id;
+	int fd;                  /* the pipe's end to write to; -1 once it is closed */
+	struct frame frame;      /* what is being written */
+	size_t written;          /* of it */
+	uint32_t taken;          /* bytes that the service has not been told of */
+};
+bool feed_waits(const struct feed *feed);            /* for room in the pipe */
+void feed_write(struct feed *feed);
+void feed_close(struct feed *feed);
 
 /* run.c */
 enum limit {
@@ -154,5 +179,14 @@ void run_serve(const struct frame *frame);
 
 /* janitor.c */
 int janitor(int count, char **directories);
+
+/* agent.c, work.c, archive.c: the program of a session; it is untrusted, and shares only code with the rest */
+int agent(void);
+void archive_save(int work, uint64_t max_bytes);
+void archive_load(int work);
+_Noreturn void work_fail(const char *what, const char *why);
+void work_read(int work, const char *path, uint64_t max_bytes);
+void work_write(int work, const char *path, uint64_t size, bool executable);
+void work_list(int work, const char *path);
 
 #endif

@@ -26,6 +26,25 @@ static void keep(struct stream *stream, const uint8_t *bytes, size_t size)
 	stream->kept_size += take;
 }
 
+/* Passes on what a pipe holds, unless what was passed on before still waits for room. */
+enum drained stream_forward(struct stream *stream, uint32_t id)
+{
+	static uint8_t buffer[64 << 10];
+	for (size_t taken = 0; taken < DRAIN_MAX && !frames_owed();) {
+		ssize_t got = read(stream->fd, buffer, sizeof buffer);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? EMPTY : ENDED;
+		taken += (size_t)got;
+		stream->written += (uint64_t)got;
+		frame_queue(OUTPUT, id, NULL, 0, buffer, (size_t)got);
+		if (!frames_flush())
+			_exit(0); /* the service is gone */
+	}
+	return MORE;
+}
+
 /* Takes what a pipe holds, without waiting. */
 enum drained stream_drain(struct stream *stream)
 {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request
 
-from cupel_service.errors import Stopping
+from cupel_service.errors import SessionsUnavailable, Stopping
 from cupel_service.runtime import Runtime
+from cupel_service.sessions.registry import Sessions
 
 
 def set_runtime(app: FastAPI, runtime: Runtime | None) -> None:
@@ -34,3 +35,16 @@ def runtime_of(request: Request) -> Runtime:
     if runtime is None:
         raise Stopping("the service is not running: it has not started yet, or has stopped")
     return runtime
+
+
+def sessions_of(request: Request) -> Sessions:
+    """The sessions of the service that answers a request.
+
+    Raises:
+        SessionsUnavailable: It has no boxes for them.
+        Stopping: It has not started yet, or has ended.
+    """
+    sessions = runtime_of(request).sessions
+    if sessions is None:
+        raise SessionsUnavailable
+    return sessions

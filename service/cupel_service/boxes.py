@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cupel_sandbox.toolchains import Toolchain, find_toolchains
+from cupel_sandbox.workspace import WorkspaceLimits
 from cupel_service.host import physical_cores
 from cupel_service.program import Slot
+from cupel_service.sessions.running import Workspace
+from cupel_service.sessions.session import OpenWorkspace
 from cupel_service.settings import Settings
+
+BOXES_PER_CORE = 2
+"""For sessions, where nothing else is said: their commands often wait for something."""
 
 if TYPE_CHECKING:
     from cupel_sandbox.pool import Host
@@ -97,10 +104,54 @@ def make_pool(settings: Settings) -> Pool:
     Args:
         settings: Which kind of box, how many, of what, and which layers may be missing.
     """
+    return _make_pool(settings, settings.slots or physical_cores())
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBoxes:
+    """Boxes for sessions and executions, beside those that judge.
+
+    Args:
+        pool: The boxes, not yet started.
+        open_workspace: Makes a workspace of one of its slots.
+    """
+
+    pool: Pool
+    open_workspace: OpenWorkspace
+
+
+def make_session_boxes(settings: Settings) -> SessionBoxes | None:
+    """The boxes that the settings give to sessions, not yet started; None if there are none.
+
+    Args:
+        settings: How many, and of which kind.
+    """
+    count = settings.session_boxes
+    if count is None:
+        count = 0 if settings.queue else BOXES_PER_CORE * physical_cores()
+    return SessionBoxes(_make_pool(settings, count), open_workspace) if count else None
+
+
+def open_workspace(slot: Slot, limits: WorkspaceLimits) -> Workspace:
+    """Makes a workspace of a slot's box.
+
+    Raises:
+        SandboxError: The box has died, or refuses the agent.
+    """
+    from cupel_sandbox.runner_box import RunnerBox
+    from cupel_sandbox.workspace import Workspace as BoxWorkspace
+
+    box = slot.box
+    if not isinstance(box, RunnerBox):
+        raise TypeError("a workspace needs a box with a runner")
+    return BoxWorkspace(box, limits)
+
+
+def _make_pool(settings: Settings, count: int) -> Pool:
     # Imported here, as below: an app with a pool of its own needs none of them to be possible.
     from cupel_sandbox.pool import Pool as BoxPool
 
-    return BoxPool(lambda: _open_host(settings), settings.slots or physical_cores())
+    return BoxPool(lambda: _open_host(settings), count)
 
 
 def _open_host(settings: Settings) -> Host:

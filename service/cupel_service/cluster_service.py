@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from redis import Redis, RedisError
 
 from cupel.schema import Info
+from cupel_service.boxes import SessionBoxes
 from cupel_service.capabilities import in_words, info_of_workers
 from cupel_service.errors import CannotServe
 from cupel_service.joining import (
@@ -26,6 +27,7 @@ from cupel_service.queue.ledger import Ledger
 from cupel_service.queue.redis_link import connect
 from cupel_service.queue.roster import WorkerRecord, live_workers
 from cupel_service.runtime import Runtime
+from cupel_service.session_service import with_sessions
 from cupel_service.settings import Settings, shown_queue
 from cupel_service.store import shared_store
 
@@ -36,12 +38,15 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def cluster_service(settings: Settings, queue: str) -> AsyncIterator[Runtime]:
+async def cluster_service(
+    settings: Settings, queue: str, session_boxes: SessionBoxes | None
+) -> AsyncIterator[Runtime]:
     """Starts the API of a cluster, and stops it at the end; what was accepted goes on without it.
 
     Args:
         settings: The service's settings.
         queue: URL of Redis.
+        session_boxes: Boxes of sessions, not yet started; None for an API without sessions.
 
     Yields:
         The running service.
@@ -66,7 +71,9 @@ async def cluster_service(settings: Settings, queue: str) -> AsyncIterator[Runti
         await dispatcher.start()
         stack.enter_context(_kept_fresh(view))
         try:
-            yield Runtime(store, dispatcher, lambda: view.info, lambda: view.obstacle)
+            runtime = Runtime(store, dispatcher, lambda: view.info, lambda: view.obstacle)
+            async with with_sessions(runtime, settings, session_boxes) as complete:
+                yield complete
         finally:
             await dispatcher.stop(settings.stop_grace_s)
 

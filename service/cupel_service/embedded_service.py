@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
-from cupel_service.boxes import Pool
+from cupel_service.boxes import Pool, SessionBoxes
 from cupel_service.capabilities import info_of_boxes
 from cupel_service.data_folder import DataFolder
 from cupel_service.errors import CannotServe, StoreFailed
@@ -14,18 +14,22 @@ from cupel_service.queue.embedded import InProcessDispatcher
 from cupel_service.queue.journal import Journal
 from cupel_service.queue.tickets import suites_from
 from cupel_service.runtime import Runtime
+from cupel_service.session_service import with_sessions
 from cupel_service.settings import Settings
 from cupel_service.storage import LocalFolder
 from cupel_service.store import ProblemStore
 
 
 @asynccontextmanager
-async def embedded_service(settings: Settings, pool: Pool) -> AsyncIterator[Runtime]:
+async def embedded_service(
+    settings: Settings, pool: Pool, session_boxes: SessionBoxes | None
+) -> AsyncIterator[Runtime]:
     """Starts a service that judges in this process, and stops it at the end.
 
     Args:
         settings: The service's settings.
         pool: Its boxes, not yet started.
+        session_boxes: Those of sessions, likewise; None for a service without sessions.
 
     Yields:
         The running service.
@@ -53,7 +57,9 @@ async def embedded_service(settings: Settings, pool: Pool) -> AsyncIterator[Runt
             results_kept_s=settings.results_kept_s,
         )
         try:
-            yield Runtime(store, dispatcher, read_info=lambda: info, read_obstacle=lambda: "")
+            runtime = Runtime(store, dispatcher, lambda: info, lambda: "")
+            async with with_sessions(runtime, settings, session_boxes) as complete:
+                yield complete
         finally:
             await dispatcher.stop(settings.stop_grace_s)
 

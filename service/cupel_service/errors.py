@@ -9,6 +9,9 @@ ServiceError
 ├── KeyReused             an Idempotency-Key came before, with another request (queue/contract.py)
 ├── QueueUnreachable      the cluster's queue cannot be reached now (queue/contract.py)
 ├── QueueFull             as much waits and runs as was allowed; come back later
+├── SessionsUnavailable   this service keeps no boxes for sessions
+├── SessionOver           a session has ended; says why, and whose doing it was
+├── NotThere              no such session, snapshot, process or file
 ├── Stopping              the service is shutting down and takes nothing new
 ├── CannotServe           the service cannot start here (port, folder, boxes); with the remedy
 ├── StoreFailed           the problem store cannot be read or written
@@ -66,6 +69,34 @@ class QueueFull(ServiceError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SessionsUnavailable(ServiceError):
+    """This service keeps no boxes for sessions and executions."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this service keeps no boxes for sessions and executions: "
+            "set CUPEL_SESSION_BOXES to how many it may keep, and restart it"
+        )
+
+
+class SessionOver(ServiceError):
+    """A session has ended, and nothing of it is left.
+
+    Args:
+        reason: Why, in one line.
+        by_host: It ended by the service's doing, which no program and no client can have caused.
+    """
+
+    def __init__(self, reason: str, *, by_host: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.by_host = by_host
+
+
+class NotThere(ServiceError):
+    """What a request names is not there: a session, a snapshot, a process, a file."""
 
 
 class Stopping(ServiceError):

@@ -28,6 +28,24 @@ from cupel.schema import (
     RewardsResponse,
     Submission,
 )
+from cupel.session_schema import (
+    CommandEnd,
+    CommandRequest,
+    CommandResult,
+    ExecutionRequest,
+    ExecutionResult,
+    FileList,
+    OutputEvent,
+    ProcessInfo,
+    ProcessList,
+    ProcessRequest,
+    RestoreRequest,
+    SessionInfo,
+    SessionRequest,
+    SnapshotInfo,
+    SubmitRequest,
+    SubmitResult,
+)
 from cupel_service.answers import NDJSON
 from cupel_service.problem_details import MEDIA_TYPE
 from cupel_service.requests import KEY_CHARACTERS_MAX, KEY_HEADER, KEY_PATTERN
@@ -35,7 +53,18 @@ from cupel_service.requests import KEY_CHARACTERS_MAX, KEY_HEADER, KEY_PATTERN
 Fragment = dict[str, Any]  # a part of an OpenAPI document is any JSON object
 Answers = dict[int | str, Fragment]
 
-_REQUESTS = (Submission, JudgementsRequest, RewardsRequest, Problem)
+_REQUESTS = (
+    Submission,
+    JudgementsRequest,
+    RewardsRequest,
+    Problem,
+    ExecutionRequest,
+    SessionRequest,
+    CommandRequest,
+    ProcessRequest,
+    RestoreRequest,
+    SubmitRequest,
+)
 _RESPONSES = (
     JudgementsResponse,
     Judgement,
@@ -45,18 +74,31 @@ _RESPONSES = (
     Health,
     Info,
     ProblemDetails,
+    ExecutionResult,
+    SessionInfo,
+    CommandResult,
+    OutputEvent,
+    CommandEnd,
+    ProcessInfo,
+    ProcessList,
+    FileList,
+    SnapshotInfo,
+    SubmitResult,
 )
 
 _FAULTS = {
     401: "No API key, or a wrong one.",
     403: "Without API keys only this machine is served.",
-    404: "A problem that is not registered.",
+    404: "A problem, session, file, process or snapshot that is not there.",
+    410: "The session is over: `detail` says why, `by_host` whose doing it was.",
     413: "Too many bytes, or more submissions than the queue ever holds.",
     422: "Not a valid request (`errors` lists each place), or a key of another request.",
-    429: "The queue is full: nothing was taken. Try again after `Retry-After` seconds.",
+    429: "The queue, or every box for sessions, is full: nothing was taken. Try again after "
+    "`Retry-After` seconds.",
     500: "A fault of the service; its log says more.",
+    501: "This service keeps no boxes for sessions and executions; `detail` says what to set.",
     503: "Starting, stopping, or without its queue. Try again after `Retry-After` seconds.",
-    507: "No room for the problem; nothing was changed.",
+    507: "No room for the problem or the snapshot; nothing was changed.",
 }
 
 
@@ -105,17 +147,35 @@ def idempotency_key() -> Fragment:
     }
 
 
-def answer(status: int, model: type[BaseModel], *, lines: bool = False) -> Answers:
+def bytes_body() -> Fragment:
+    """The request body of a route that takes any bytes."""
+    schema = {"type": "string", "format": "binary"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": schema}},
+        }
+    }
+
+
+def bytes_answer(status: int) -> Answers:
+    """A good answer of a route that answers any bytes."""
+    schema = {"type": "string", "format": "binary"}
+    content = {"application/octet-stream": {"schema": schema}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content}}
+
+
+def answer(status: int, model: type[BaseModel], *, lines: str = "") -> Answers:
     """A good answer of a route.
 
     Args:
         status: Its HTTP status.
         model: The schema's model of it.
-        lines: It may also come as newline-delimited judgements.
+        lines: What each line is, if it may also come as newline-delimited JSON.
     """
     content: Fragment = {"application/json": {"schema": _reference(model)}}
     if lines:
-        content[NDJSON] = {"schema": {"type": "string", "description": "One Judgement per line."}}
+        content[NDJSON] = {"schema": {"type": "string", "description": lines}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content}}
 
 

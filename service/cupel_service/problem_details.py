@@ -15,9 +15,12 @@ from cupel.schema import ProblemDetails
 from cupel_service.data_folder import StoreFull
 from cupel_service.errors import (
     LanguageUnavailable,
+    NotThere,
     ProblemUnknown,
     QueueFull,
     ServiceError,
+    SessionOver,
+    SessionsUnavailable,
     Stopping,
 )
 from cupel_service.queue.contract import KeyReused, QueueUnreachable, RequestExceedsQueue
@@ -33,6 +36,9 @@ _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     LanguageUnavailable: HTTPStatus.UNPROCESSABLE_ENTITY,
     ProblemUnknown: HTTPStatus.NOT_FOUND,
+    NotThere: HTTPStatus.NOT_FOUND,
+    SessionOver: HTTPStatus.GONE,
+    SessionsUnavailable: HTTPStatus.NOT_IMPLEMENTED,
     RequestExceedsQueue: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
@@ -49,6 +55,8 @@ def problem_response(
     detail: str = "",
     errors: Sequence[str] = (),
     headers: Mapping[str, str] | None = None,
+    *,
+    by_host: bool | None = None,
 ) -> Response:
     """An error as the API answers it.
 
@@ -57,18 +65,30 @@ def problem_response(
         detail: What went wrong and what to do, in one line.
         errors: Each single fault, where there are several.
         headers: Further headers.
+        by_host: Of a session that is over: whether the service ended it.
     """
     details = ProblemDetails(
-        title=HTTPStatus(status).phrase, status=status, detail=detail, errors=tuple(errors)
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        errors=tuple(errors),
+        by_host=by_host,
     )
     return Response(
-        details.model_dump_json(), status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+        details.model_dump_json(exclude_none=True),
+        status,
+        headers=dict(headers or {}),
+        media_type=MEDIA_TYPE,
     )
+
+
+def status_of(error: ServiceError) -> HTTPStatus:
+    """The HTTP status that one of the service's own errors has."""
+    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
 
 
 def service_error_response(error: ServiceError) -> Response:
     """The answer to a request that met one of the service's own errors."""
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     headers = {}
     if isinstance(error, QueueFull | QueueUnreachable):
         headers["Retry-After"] = str(error.retry_after_s)
@@ -77,7 +97,8 @@ def service_error_response(error: ServiceError) -> Response:
     elif isinstance(error, RequestTooLarge):
         headers["Connection"] = "close"  # the rest of the body is not read
     errors = error.errors if isinstance(error, InvalidRequest) else ()
-    return problem_response(status, str(error), errors, headers)
+    by_host = error.by_host if isinstance(error, SessionOver) else None
+    return problem_response(status_of(error), str(error), errors, headers, by_host=by_host)
 
 
 def answer_errors(app: FastAPI) -> None:

@@ -85,13 +85,9 @@ class Program:
             return CompileResult(
                 ok=False, cpu_s=0, wall_s=0, diagnostics="Compiling this program killed its box."
             )
-        self._installed = _compiled(outcome)
-        return CompileResult(
-            ok=self._installed,
-            cpu_s=outcome.cpu_s,
-            wall_s=outcome.wall_s,
-            diagnostics=_diagnostics(outcome),
-        )
+        result = compile_result(outcome)
+        self._installed = result.ok
+        return result
 
     def run_many(self, runs: Iterable[Run]) -> Generator[Outcome, None, None]:
         """Runs the program again and again, sending each run while the one before is going.
@@ -236,6 +232,16 @@ class Program:
             self._lost = True
             self._installed = False
             raise
+
+
+def compile_result(outcome: Outcome) -> CompileResult:
+    """What a compiler's run says of the program that it was given."""
+    return CompileResult(
+        ok=_compiled(outcome),
+        cpu_s=outcome.cpu_s,
+        wall_s=outcome.wall_s,
+        diagnostics=_diagnostics(outcome),
+    )
 
 
 def _compiled(outcome: Outcome) -> bool:

@@ -65,6 +65,17 @@ def reward(judgement: Judgement, spec: RewardSpec) -> float | None:
     return won / sum(weights)
 
 
+def check_weights(spec: RewardSpec, tiers: int) -> str:
+    """What is wrong with a reward's weights for a problem of so many tiers; empty if nothing."""
+    covered = min(spec.coverage or tiers, tiers)
+    if spec.weights is None or len(spec.weights) == covered:
+        return ""
+    return (
+        f"has {len(spec.weights)} weights, but {covered} tiers of the problem are covered: "
+        "give one weight per covered tier"
+    )
+
+
 def _weights(spec: RewardSpec, coverage: int) -> tuple[float, ...]:
     """One weight per covered tier; equal ones where the reward brings none."""
     if spec.weights is None:

@@ -34,7 +34,7 @@ from cupel_service.requests import (
     read_key,
     read_submissions,
 )
-from cupel_service.rewards import needs_every_test, reward
+from cupel_service.rewards import check_weights, needs_every_test, reward
 from cupel_service.runtime import Runtime
 
 router = APIRouter(tags=["judging"])
@@ -65,7 +65,7 @@ _JUDGING_FAULTS = faults(401, 403, 404, 413, 422, 429, 500, 503)
             },
         },
     ),
-    responses=answer(200, JudgementsResponse, lines=True) | _JUDGING_FAULTS,
+    responses=answer(200, JudgementsResponse, lines="One Judgement per line.") | _JUDGING_FAULTS,
 )
 async def judge_submissions(request: Request) -> Response:
     """Judges one submission, or `submissions` of them, and answers when all are judged.
@@ -177,12 +177,6 @@ def _submissions(document: RewardsRequest, specs: Sequence[RewardSpec]) -> list[
 
 
 def _check_weights(name: str, spec: RewardSpec, assignments: Sequence[Assignment]) -> None:
-    if spec.weights is None:
-        return
     for index, assignment in enumerate(assignments):
-        tiers = min(spec.coverage or assignment.suite.tiers, assignment.suite.tiers)
-        if len(spec.weights) != tiers:
-            raise InvalidRequest(
-                f"{name} has {len(spec.weights)} weights, but {tiers} tiers of the problem at "
-                f"index {index} are covered: give one weight per covered tier"
-            )
+        if wrong := check_weights(spec, assignment.suite.tiers):
+            raise InvalidRequest(f"{name}, for the problem at index {index}, {wrong}")

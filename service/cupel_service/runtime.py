@@ -13,6 +13,7 @@ from cupel_service.errors import LanguageUnavailable
 from cupel_service.judging import is_too_large
 from cupel_service.queue.contract import Assignment, Dispatcher
 from cupel_service.requests import InvalidRequest
+from cupel_service.sessions.registry import Sessions
 from cupel_service.store import ProblemStore
 from cupel_service.suite import Suite, prepare
 
@@ -26,17 +27,22 @@ class Runtime:
         dispatcher: Where submissions are judged.
         read_info: What the service runs on, as far as it is known now; never waits.
         read_obstacle: Why nothing is judged now and what to do; empty if all is well. Never waits.
+        sessions: The boxes kept for episodes; None if this service has none.
     """
 
     store: ProblemStore
     dispatcher: Dispatcher
     read_info: Callable[[], Info]
     read_obstacle: Callable[[], str]
+    sessions: Sessions | None = None
 
     @property
     def info(self) -> Info:
         """What the service runs on now."""
-        return self.read_info()
+        info = self.read_info()
+        if self.sessions is None:
+            return info
+        return info.model_copy(update={"sessions": self.sessions.info})
 
     @property
     def obstacle(self) -> str:
@@ -60,7 +66,7 @@ class Runtime:
         """
         _check_ids(submissions)
         _check_programs(submissions, self.info)
-        suites = await self._suites(submission.problem for submission in submissions)
+        suites = await self.suites(submission.problem for submission in submissions)
         return [
             Assignment(
                 submission=submission,
@@ -71,8 +77,13 @@ class Runtime:
             for submission in submissions
         ]
 
-    async def _suites(self, problems: Iterable[str | Problem]) -> dict[str | Problem, Suite]:
-        """The suite of every problem, each prepared once; problems are equal by content."""
+    async def suites(self, problems: Iterable[str | Problem]) -> dict[str | Problem, Suite]:
+        """The suite of every problem, each prepared once; problems are equal by content.
+
+        Raises:
+            ProblemUnknown: A problem was named that is not registered.
+            StoreFailed: A problem could not be read.
+        """
         found: dict[str | Problem, Suite] = {}
         for problem in problems:
             if problem in found:

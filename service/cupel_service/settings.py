@@ -114,6 +114,42 @@ class Settings(BaseSettings):
     stop_grace_s: float = Field(
         10.0, ge=0, le=3600, description="How long a stop waits for what runs, in seconds."
     )
+    session_boxes: int | None = Field(
+        None,
+        ge=0,
+        le=4096,
+        description="Boxes for sessions and executions; default: two per core, in a cluster none.",
+    )
+    session_commands: int | None = Field(
+        None, ge=1, le=4096, description="Their commands that run at one time; default: one a box."
+    )
+    sessions_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Sessions that may be open at one time."
+    )
+    session_wait_s: float = Field(
+        30.0, gt=0, le=3600, description="How long a command waits for a box before it gets a 429."
+    )
+    session_grace_s: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="A session idle for so long loses its processes when its box is needed.",
+    )
+    session_folder_bytes: int = Field(
+        256 * MEBIBYTE,
+        ge=MEBIBYTE,
+        le=16384 * MEBIBYTE,
+        description="Largest working folder that is parked or snapshot, in bytes.",
+    )
+    session_spool_bytes: int = Field(
+        16384 * MEBIBYTE, ge=MEBIBYTE, description="All of those on disk together, in bytes."
+    )
+    snapshots_max: int = Field(
+        8, ge=0, le=1000, description="Snapshots that one session may keep at one time."
+    )
+    snapshot_kept_s: float = Field(
+        3600.0, gt=0, le=604800, description="How long a snapshot nobody uses is kept, in seconds."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines shown."
     )

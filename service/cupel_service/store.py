@@ -27,7 +27,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
 
-from cupel.schema import Problem, ProblemSummary
+from cupel.schema import Problem, ProblemSummary, PublicTest
 from cupel_service.data_folder import DataFolder
 from cupel_service.errors import CannotServe, ProblemUnknown, StoreFailed
 from cupel_service.manifests import PROBLEMS, Manifest, Manifests
@@ -283,6 +283,11 @@ def _summary(problem_id: str, problem: Problem, suite: Suite) -> ProblemSummary:
         checker=problem.checker.type,
         tests_per_tier=suite.tests_per_tier,
         digest=suite.digest,
+        public_tests=tuple(
+            PublicTest(name=test.name, input=test.input, output=test.output)
+            for test in problem.tests
+            if test.public
+        ),
     )
 
 

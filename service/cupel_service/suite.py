@@ -21,6 +21,7 @@ class SuiteTest:
         size: Its declared size, else the bytes of its input.
         input: What the program reads from standard input.
         expected: The reference output, which never enters the candidate's box.
+        public: It may be shown to whoever solves the problem.
     """
 
     name: str
@@ -28,6 +29,7 @@ class SuiteTest:
     size: int
     input: bytes
     expected: bytes
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def prepare(problem: Problem) -> Suite:
     given = [test.tier for test in problem.tests if test.tier is not None]
     tiers = given or assign_tiers(sizes, problem.tier_fractions)
     tests = [
-        SuiteTest(test.name, tier, size, raw, decode_data(test.output))
+        SuiteTest(test.name, tier, size, raw, decode_data(test.output), test.public)
         for test, tier, size, raw in zip(problem.tests, tiers, sizes, inputs, strict=True)
     ]
     tests.sort(key=lambda test: (test.tier, test.size))
@@ -96,7 +98,9 @@ def prepare(problem: Problem) -> Suite:
 
 def digest(problem: Problem) -> str:
     """The SHA-256 of a problem's canonical JSON, in hexadecimal: its identity across services."""
-    canonical = json.dumps(
-        problem.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
+    document = problem.model_dump(mode="json")
+    for test in document["tests"]:
+        if not test["public"]:
+            del test["public"]  # a problem without public tests keeps the digest it always had
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -16,6 +16,8 @@ from cupel_service.suite import Suite, SuiteTest
 
 KILL_AT = 1.1
 """A program is killed at this multiple of its CPU limit."""
+SHOWN_BYTES_MAX = 4096
+"""How much of what a program printed in a public test its result holds."""
 
 
 def cpu_limit_s(limits: Limits, setup: LanguageSetup) -> float:
@@ -74,6 +76,8 @@ def assess(outcome: Outcome, test: SuiteTest, suite: Suite, limit_s: float) -> T
         exit_code=outcome.exit_code,
         signal=outcome.signal,
         tle_kind=None if outcome.limit is Limit.MEMORY else kind,
+        stdout=_shown(outcome.stdout[:SHOWN_BYTES_MAX]) if test.public else None,
+        stderr=_shown(outcome.stderr[-SHOWN_BYTES_MAX:]) if test.public else None,
     )
 
 
@@ -101,6 +105,10 @@ def assess_twice(
         # The first run was too slow, perhaps by bad luck; a wrong output is no matter of luck.
         verdict = assess(first, test, suite, math.inf).verdict
     return result.model_copy(update={"measurements": 2, "verdict": verdict})
+
+
+def _shown(printed: bytes) -> str:
+    return printed.decode("utf-8", "replace")
 
 
 def _tle_kind(outcome: Outcome, limit_s: float) -> TleKind | None:

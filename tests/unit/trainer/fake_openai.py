@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +23,8 @@ class FakeOpenAI:
     most_running: int = 0
     release: threading.Event = field(default_factory=threading.Event)
     gather: threading.Barrier | None = None  # so many requests are answered together
+    # What is answered to messages, drawn from a seed; by default the first one and the seed.
+    script: Callable[[list[dict[str, str]], int], str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -59,7 +61,20 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             self._send(fault, b'{"error": {"message": "not now"}}')
         else:
-            self._send(200, json.dumps(_completion(self.path, body)).encode())
+            self._send(200, json.dumps(self._completion(body)).encode())
+
+    def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        chat = self.path.endswith("/chat/completions")
+        if self.fake.script is not None:
+            text = self.fake.script(body["messages"], body["seed"])
+        else:
+            prompt = body["messages"][0]["content"] if chat else body["prompt"]
+            text = f"{prompt} from {body['seed']}"
+        content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        return {
+            "choices": [{"index": 0, "finish_reason": "stop"} | content],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        }
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -69,17 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("retry-after", self.fake.retry_after)
         self.end_headers()
         self.wfile.write(body)
-
-
-def _completion(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    chat = path.endswith("/chat/completions")
-    prompt = body["messages"][0]["content"] if chat else body["prompt"]
-    text = f"{prompt} from {body['seed']}"
-    content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    return {
-        "choices": [{"index": 0, "finish_reason": "stop"} | content],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
-    }
 
 
 class _Server(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ _WORDS = (
     "expected actual s turns calls submissions left written bytes to the interpreter was restarted "
     "refused cut off no action end with one block more than done write per turn run shell file "
     "submit is empty whole has path must hold your answer and variables are lost characters "
-    "judge failed this did count again a nothing PATH : , ..."
+    "judge failed this did count again a or nothing PATH : , ..."
 )
 WORDS = tuple(_WORDS.split())
 """The words of all observations."""

@@ -157,7 +157,8 @@ def sample(
             "--service",
             "--url",
             envvar="CUPEL_URL",
-            help="The Cupel service of a `service` problem set, and where episodes run programs.",
+            help="The Cupel service of a `service` problem set, and where episodes run programs; "
+            "for these a temporary one is run without it.",
         ),
     ] = None,
 ) -> None:

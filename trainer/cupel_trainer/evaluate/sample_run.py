@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cupel import embedded_service
 from cupel_trainer.episodes.budget import Budget
 from cupel_trainer.episodes.loop_thread import LoopThread
 from cupel_trainer.episodes.prompt import Template, render_prompts
-from cupel_trainer.errors import EngineError, EpisodeError, PromptError
+from cupel_trainer.errors import EngineError, PromptError
 from cupel_trainer.evaluate.checkpoints import (
     check_loadable,
     describe_checkpoint,
@@ -38,7 +39,8 @@ class EngineOptions:
         concurrency: Of the engine `openai`.
         timeout_s: Of the engine `openai`.
         vllm: Further arguments of `vllm.LLM`.
-        service: The Cupel service where programs run, for the settings tools and agentic.
+        service: The Cupel service where programs run, for the settings tools and agentic; empty
+            for a temporary one.
         episodes: How many episodes are under way at one time, in these settings.
     """
 
@@ -160,11 +162,6 @@ def execute(
     prompts = render_prompts(template, views, sampling.language, sampling.budget)
     path = Path(source)
     setting = run.header.setting
-    if setting is not Setting.REASONING and not options.service:
-        raise EpisodeError(
-            f"the setting {setting.value} runs programs at a Cupel service: say which, with "
-            "--service or CUPEL_URL"
-        )
     header = run.header.model_copy(
         update={
             "sampling": sampling,
@@ -184,9 +181,16 @@ def execute(
                 return
             from cupel_trainer.evaluate.stage import opened_stage
 
+            service = options.service or stack.enter_context(embedded_service())
             loop = stack.enter_context(LoopThread())
             stage = opened_stage(
-                options.service, None, run.out, entries, prompts, setting, sampling
+                service,
+                None if options.service else "",
+                run.out,
+                entries,
+                prompts,
+                setting,
+                sampling,
             )
             world = loop.start(stage.__aenter__()).result()
             stack.callback(lambda: loop.start(stage.__aexit__(None, None, None)).result())

@@ -426,10 +426,11 @@ class Recipe(Section):
     def _divides(self) -> Self:
         whole = self.completions_per_step
         processes = self.parallelism.processes
-        if whole % processes:
+        if self.optimiser.prompts_per_step % processes:
             raise ValueError(
-                f"parallelism.processes: {whole} completions per step (optimiser.prompts_per_step "
-                f"x sampling.group_size) cannot be shared by {processes} processes evenly"
+                f"parallelism.processes: {processes} processes cannot share the "
+                f"{self.optimiser.prompts_per_step} prompts of a step evenly "
+                "(optimiser.prompts_per_step)"
             )
         if (whole // processes) % self.micro_batch:
             raise ValueError(
@@ -440,6 +441,8 @@ class Recipe(Section):
             raise ValueError("reward.weights: tier_weights needs one weight per covered tier")
         if self.reward.kind is not RewardKind.TIER_WEIGHTS and self.reward.weights is not None:
             raise ValueError("reward.weights: only for reward.kind = tier_weights")
+        if self.model.random_seed is not None and self.optimiser.kl_beta > 0:
+            raise ValueError("optimiser.kl_beta: must be 0 with model.random_seed")
         if reserved := {"full", "tests"} & set(self.reward.extra):
             raise ValueError(f"reward.extra: the name {min(reserved)} is Cupel's own; take another")
         return self
