@@ -15,8 +15,8 @@ from typing import Any
 @dataclass
 class FakeOpenAI:
     url: str = ""
-    # For the next requests: a status, `cut`, `hang`, an answer's bytes, or None for no fault.
-    faults: deque[int | str | bytes | None] = field(default_factory=deque)
+    # For the next requests: a status (with its body), `cut`, `hang`, an answer's bytes, or None.
+    faults: deque[int | str | bytes | tuple[int, bytes] | None] = field(default_factory=deque)
     retry_after: str | None = None
     received: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     running: int = 0
@@ -51,11 +51,13 @@ class _Handler(BaseHTTPRequestHandler):
             with self.fake.lock:
                 self.fake.running -= 1
 
-    def _answer(self, body: dict[str, Any], fault: int | str | bytes | None) -> None:
+    def _answer(self, body: dict[str, Any], fault: object) -> None:
         if fault == "hang":
             self.fake.release.wait(30)
         if fault in ("cut", "hang"):
             self.close_connection = True
+        elif isinstance(fault, tuple):
+            self._send(*fault)
         elif isinstance(fault, bytes):
             self._send(200, fault)
         elif isinstance(fault, int):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_causal_lm import make_checkpoint
 
+from cupel_trainer.episodes.message import assistant, user
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import CONTEXT, Completion, Request
 from cupel_trainer.evaluate.engine_hf import HfEngine
 from cupel_trainer.evaluate.records import Sampling
 
@@ -181,3 +182,27 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(EngineError, match=f"lacks 1 tensors, such as {name}"):
         HfEngine(str(folder), device="cpu")
+
+
+def test_a_conversation_goes_on_by_the_chat_template(checkpoint: Path, engine: HfEngine) -> None:
+    conversation = (user(PROMPTS[0]), assistant("print(1)"), user("exit code 0"))
+    (turn,) = draw(engine, [Request(conversation, 5)], Sampling(temperature=0, max_tokens=8))
+    as_one = "<|end|><|user|>".join(each.content for each in conversation)
+    (same,) = draw(engine, [Request.of_prompt(as_one, 5)], Sampling(temperature=0, max_tokens=8))
+    assert (turn.text, turn.prompt_tokens) == (same.text, same.prompt_tokens)
+    plain = HfEngine(str(checkpoint), dtype="float32", device="cpu", chat=False)
+    (turn,) = draw(plain, [Request(conversation, 5)])
+    (same,) = draw(plain, [Request.of_prompt(f"{PROMPTS[0]}print(1)<|end|>\nexit code 0\n", 5)])
+    assert (turn.text, turn.prompt_tokens) == (same.text, same.prompt_tokens)
+
+
+def test_a_conversation_that_outgrew_the_model_has_no_further_turn(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, context_tokens=64)
+    short = HfEngine(str(folder), device="cpu", batch_size=4)
+    grown = (user("a"), assistant("b" * 100), user("c"))
+    drawn = draw(short, [Request(grown, 1), Request.of_prompt("a", 2), Request(grown, 3)])
+    by_index = {each.index: each for each in drawn}
+    assert [by_index[index].finish_reason == CONTEXT for index in range(3)] == [True, False, True]
+    assert by_index[1].completion_tokens > 0
+    (alone,) = draw(short, [Request(grown, 1)])
+    assert (alone.text, alone.finish_reason) == ("", CONTEXT)

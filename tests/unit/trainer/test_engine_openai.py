@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 from fake_openai import FakeOpenAI, running_openai
 
+from cupel_trainer.episodes.message import assistant, user
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import CONTEXT, Completion, Request
 from cupel_trainer.evaluate.engine_openai import TRIES, Endpoint, OpenAIEngine
 from cupel_trainer.evaluate.records import Sampling
 
@@ -174,3 +175,35 @@ def test_nobody_there_is_said(fake: FakeOpenAI) -> None:
 
 def test_the_key_is_in_no_representation() -> None:
     assert KEY not in repr(Endpoint("http://x/v1", "m", api_key=KEY))
+
+
+TOO_LONG = (
+    b'{"error": {"message": "This model\'s maximum context length is 512 tokens. However, you '
+    b'requested 600 tokens.", "code": 400}}'
+)
+GROWN = (user("ask"), assistant("turn"), user("told"))
+
+
+def test_a_conversation_is_sent_as_messages_or_as_one_text(fake: FakeOpenAI) -> None:
+    for chat in (True, False):
+        engine = OpenAIEngine(Endpoint(fake.url, "m", chat=chat))
+        list(engine.draw([Request(GROWN, 7)], SAMPLING))
+        engine.close()
+    (_, _, as_messages), (_, _, as_text) = fake.received
+    assert as_messages["messages"] == [
+        {"role": "user", "content": "ask"},
+        {"role": "assistant", "content": "turn"},
+        {"role": "user", "content": "told"},
+    ]
+    assert as_text["prompt"] == "askturn\ntold\n"
+
+
+def test_a_conversation_that_outgrew_the_model_has_no_further_turn(fake: FakeOpenAI) -> None:
+    engine = OpenAIEngine(Endpoint(fake.url, "m"))
+    fake.faults.append((400, TOO_LONG))
+    ((grown,),) = engine.draw([Request(GROWN, 7)], SAMPLING)
+    assert (grown.text, grown.finish_reason) == ("", CONTEXT)
+    fake.faults.append((400, TOO_LONG))
+    with pytest.raises(EngineError, match="maximum context length"):  # a prompt: for good
+        list(engine.draw([Request.of_prompt("ask", 7)], SAMPLING))
+    engine.close()

@@ -15,6 +15,8 @@ from tiny_causal_lm import make_checkpoint, write_problems
 from typer.testing import CliRunner, Result
 
 from cupel.cli import build_app
+from cupel_trainer.episodes.budget import Budget
+from cupel_trainer.episodes.prompt import default_template
 from cupel_trainer.evaluate.plan import Estimate, HeldOut, Plan, PlanMember, plan_json
 from cupel_trainer.evaluate.record_file import read_header, read_lines
 from cupel_trainer.evaluate.records import (
@@ -24,6 +26,7 @@ from cupel_trainer.evaluate.records import (
     Sampling,
     Setting,
 )
+from cupel_trainer.evaluate.sample_run import plan_runs
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -303,3 +306,35 @@ def test_help_loads_no_heavy_library() -> None:
     )
     for command in ("sample", "evaluate"):
         subprocess.run([sys.executable, "-c", code.format(command=command)], check=True)
+
+
+def test_a_plan_of_another_setting_is_sampled_in_it(tmp_path: Path) -> None:
+    member = PlanMember(
+        checkpoint=CheckpointRef(name="served", path="http://127.0.0.1:1/v1 m"),
+        samples=2,
+        sampling=Sampling(engine="openai", budget=Budget(turns=3)),
+    )
+    plan = Plan.model_validate_json(plan_of(member)).model_copy(update={"setting": Setting.TOOLS})
+    template = default_template(plan.setting)
+    (made,) = plan_runs(plan, tmp_path, template, lambda sampling: sampling)
+    assert made.header.setting is Setting.TOOLS
+    assert made.header.sampling.budget == Budget(turns=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget", "turns=3"], "the setting reasoning has no --budget"),
+        (["--setting", "tools", "--budget", "turns"], "--budget 'turns': write name=value"),
+        (["--setting", "tools", "--budget", "turns=0"], "budget.turns: "),
+        (["--setting", "agentic", "--budget", "turn=3"], "budget.turn: unknown field"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_said(
+    checkpoint: Path, problems: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    out = tmp_path / "samples.jsonl"
+    result = run(checkpoint, "--problems", problems, "--out", out, *HF, *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not out.exists()

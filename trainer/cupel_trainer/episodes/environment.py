@@ -8,6 +8,7 @@ limit that the service does not have) is raised, since every further episode wou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -90,8 +91,7 @@ class Environment:
 
     async def aclose(self) -> None:
         """Closes the sessions of all episodes."""
-        for episode in list(self._sessions):
-            await self.close(episode)
+        await asyncio.gather(*(self.close(episode) for episode in list(self._sessions)))
 
     async def play(
         self, episode: Episode, text: str, *, tokens: int = 0, cut: bool = False
