@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,23 +76,20 @@ class Experiment:
             write_rows(folder / name, (each.row(random) for each in problems))
 
     def _teach(self, folder: Path, show: Show) -> None:
-        import torch
-
-        torch.set_num_threads(os.cpu_count() or 1)
         show("writing lessons", 0.0)
         lessons = self._lessons()
         tokenizer = make_tokenizer(vocabulary_texts(lessons))
         model = make_policy(self.recipe.policy, tokenizer, self.seed)
-        steps = self.recipe.teaching.steps
+        teaching = self.recipe.teaching
+        steps = teaching.steps + teaching.later_steps
         teach(
             model,
             tokenizer,
             lessons,
-            self.recipe.teaching,
+            teaching,
             self.seed,
             lambda step, loss: show(f"{loss:.3f} nats per token", step / steps),
         )
-        torch.set_num_threads(1)
         save_policy(folder / "policy", model, tokenizer)
 
     def _lessons(self) -> list[Lesson]:
@@ -116,9 +112,11 @@ class Experiment:
         self._train(folder, self.recipe.rl.low, show)
 
     def _train_high(self, folder: Path, show: Show) -> None:
-        self._train(folder, self.recipe.rl.high, show)
+        self._train(folder, self.recipe.rl.high, show, same_start_as=self.folder / "low")
 
-    def _train(self, folder: Path, coverage: int, show: Show) -> None:
+    def _train(
+        self, folder: Path, coverage: int, show: Show, same_start_as: Path | None = None
+    ) -> None:
         train_branch(
             self.recipe,
             start=self.folder / "start" / "policy",
@@ -128,6 +126,7 @@ class Experiment:
             service=self.service,
             out=folder,
             show=show,
+            same_start_as=same_start_as,
         )
 
     def _merge(self, folder: Path, show: Show) -> None:

@@ -13,7 +13,7 @@ class PolicySize(Record):
     """How large the policy is."""
 
     hidden: int = Field(96, ge=8, multiple_of=8, description="Width of the residual stream.")
-    layers: int = Field(3, ge=1, description="Two are needed for copying from the statement.")
+    layers: int = Field(2, ge=1, description="Two are needed for copying from the statement.")
     heads: int = Field(4, ge=1, description="Attention heads; half as many for keys and values.")
     inner: int = Field(192, ge=8, description="Width within a feed-forward layer.")
     context_tokens: int = Field(1024, ge=128, description="Longest conversation.")

@@ -54,15 +54,15 @@ class ProblemSets(Record):
 class Lessons(Record):
     """What the supervised start shows, by setting."""
 
-    tools: float = Field(0.15, ge=0, lt=1, description="Share of the lessons with a tool call.")
-    agentic: float = Field(0.15, ge=0, lt=1, description="Share of the lessons in a box.")
+    tools: float = Field(0.12, ge=0, lt=1, description="Share of the lessons with a tool call.")
+    agentic: float = Field(0.12, ge=0, lt=1, description="Share of the lessons in a box.")
     mix: Mix = Mix()
 
 
 class Rl(Record):
     """The two RL runs: the same but for the coverage."""
 
-    steps: int = Field(30, ge=1)
+    steps: int = Field(24, ge=1)
     prompts_per_step: int = Field(24, ge=1)
     group_size: int = Field(8, ge=2)
     learning_rate: float = Field(2e-4, gt=0)
@@ -96,7 +96,7 @@ class LabRecipe(Record):
     tools: Measure
     agentic: Measure
     ensemble_budget: int = Field(ge=2, description="Samples per problem over all members.")
-    max_tokens: int = Field(96, ge=16, description="Longest turn.")
+    max_tokens: int = Field(72, ge=16, description="Longest turn.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

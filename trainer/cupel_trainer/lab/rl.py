@@ -50,7 +50,7 @@ def training_recipe(
         ),
         precision=training.Precision(compute=training.Dtype.FLOAT32, device="cpu"),
         parallelism=training.Parallelism(gradient_checkpointing=False),
-        rollouts=training.Rollouts(chunk=rl.prompts_per_step * rl.group_size // 4),
+        rollouts=training.Rollouts(chunk=rl.prompts_per_step * rl.group_size // 2),
         checkpoints=training.Checkpoints(every_steps=10, keep=1),
     )
 
@@ -65,6 +65,7 @@ def train_branch(
     service: str,
     out: Path,
     show: Show,
+    same_start_as: Path | None = None,
 ) -> None:
     """Trains one branch, or goes on where it was killed; see `training_recipe`.
 
@@ -77,10 +78,16 @@ def train_branch(
         service: As there.
         out: The folder of the run; `masters` in it is the checkpoint.
         show: Is told of the progress.
+        same_start_as: The other branch, which must have had the same start and problems.
     """
-    from cupel_trainer.train.run import train
+    from cupel_trainer.train.run import Progress, train
+
+    def tell(progress: Progress) -> None:
+        record = progress.record
+        solved = f", solved {record.solve_rate:.0%}" if record and record.solve_rate else ""
+        show(f"{progress.doing}{solved}", progress.step / progress.steps)
 
     made = training_recipe(
         recipe, start=start, problems=problems, coverage=coverage, seed=seed, service=service
     )
-    train(made, out)
+    train(made, out, show=tell, same_start_as=same_start_as)

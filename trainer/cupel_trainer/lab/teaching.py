@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from cupel_trainer.evaluate.pass_at_k import CountArray
 from cupel_trainer.evaluate.records import Record
 from cupel_trainer.lab.lessons import Lesson
 from cupel_trainer.lab.vocabulary import END
@@ -24,10 +26,22 @@ class Teaching(Record):
     """How the supervised start goes."""
 
     lessons: int = Field(12_000, ge=64, description="Conversations, each on another problem.")
-    steps: int = Field(600, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(64, ge=1, description="Conversations per step.")
+    steps: int = Field(700, ge=1, description="Optimiser steps on lessons of a single turn.")
+    later_steps: int = Field(
+        300, ge=0, description="Steps after them that show conversations of several turns, too."
+    )
+    later_share: float = Field(
+        0.6, ge=0, le=1, description="Of conversations of several turns, in the later steps."
+    )
+    batch_size: int = Field(32, ge=1, description="Conversations per step.")
     learning_rate: float = Field(3e-3, gt=0, description="At its peak; falls along a cosine.")
     warm_up: int = Field(30, ge=0, description="Steps of rising learning rate.")
+    number_weight: float = Field(
+        4.0,
+        gt=0,
+        description="Of a token that is a number in the loss; others count 1. Numbers are copied "
+        "from the statement, which is learned last.",
+    )
 
 
 def encode_lesson(tokenizer: Any, lesson: Lesson) -> tuple[list[int], list[int]]:
@@ -70,8 +84,10 @@ def teach(
     import torch
 
     encoded = [encode_lesson(tokenizer, lesson) for lesson in lessons]
-    batches = _batches([len(ids) for ids, _ in encoded], teaching, np.random.default_rng(seed))
+    single = np.array([len(lesson.texts) == 2 for lesson in lessons])
+    batches = _course(np.array([len(ids) for ids, _ in encoded]), single, teaching, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01, betas=(0.9, 0.98))
+    weights = _token_weights(tokenizer, teaching.number_weight)
     running = 0.0
     model.train()
     for step, rows in enumerate(batches):
@@ -80,7 +96,10 @@ def teach(
         ids, labels = _padded([encoded[row] for row in rows], tokenizer.pad_token_id)
         logits = model(input_ids=ids).logits[:, :-1]  # (B, T - 1, V)
         loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+            logits.flatten(0, 1),
+            labels[:, 1:].flatten(),
+            weight=weights,  # the mean is weighted, too
+            ignore_index=IGNORED,
         )
         optimizer.zero_grad()
         loss.backward()
@@ -93,28 +112,56 @@ def teach(
     return running
 
 
+def _token_weights(tokenizer: Any, number_weight: float) -> torch.Tensor:
+    """What each token counts in the loss, (V,)."""
+    import torch
+
+    weights = torch.ones(len(tokenizer))
+    for token, number in tokenizer.get_vocab().items():
+        if token.strip().isdigit():
+            weights[number] = number_weight
+    return weights
+
+
 def _learning_rate(step: int, teaching: Teaching) -> float:
     if step < teaching.warm_up:
         return teaching.learning_rate * (step + 1) / teaching.warm_up
-    done = (step - teaching.warm_up) / max(1, teaching.steps - teaching.warm_up)
+    done = (step - teaching.warm_up) / max(1, teaching.steps + teaching.later_steps - teaching.warm_up)
     return teaching.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _batches(
-    lengths: Sequence[int], teaching: Teaching, random: np.random.Generator
+def _course(
+    lengths: CountArray, single: NDArray[np.bool_], teaching: Teaching, seed: int
 ) -> list[list[int]]:
-    """Rows of each step: of similar length, so that little is padding; in random order."""
+    """Rows of each step: at first lessons of a single turn, which are short, then all kinds."""
+    random = np.random.default_rng(seed)
+    (short,), (long,) = np.nonzero(single), np.nonzero(~single)
+    batches = _batches(short, lengths, teaching.steps, teaching.batch_size, random)
+    share = teaching.later_share
+    kept = len(short) if share == 0 else round(len(long) * (1 - share) / share)
+    mixed = np.concatenate([random.permutation(short)[:kept], long if share else long[:0]])
+    return batches + _batches(mixed, lengths, teaching.later_steps, teaching.batch_size, random)
+
+
+def _batches(
+    rows: CountArray,
+    lengths: CountArray,
+    steps: int,
+    batch_size: int,
+    random: np.random.Generator,
+) -> list[list[int]]:
+    """Batches of lessons of similar length, so that little is padding, in random order."""
     batches: list[list[int]] = []
-    while len(batches) < teaching.steps:
+    while len(batches) < steps:
         # Lengths are blurred: batches differ from one epoch to the next.
-        order = np.argsort(np.array(lengths) + random.uniform(0, 8, len(lengths)))
+        order = rows[np.argsort(lengths[rows] + random.uniform(0, 8, len(rows)))]
         full = [
-            order[start : start + teaching.batch_size].tolist()
-            for start in range(0, len(order), teaching.batch_size)
+            order[start : start + batch_size].tolist()
+            for start in range(0, len(order), batch_size)
         ]
         random.shuffle(full)
         batches += full
-    return batches[: teaching.steps]
+    return batches[:steps]
 
 
 def _padded(

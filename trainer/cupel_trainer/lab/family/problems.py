@@ -28,11 +28,11 @@ EXAMPLE = (40, 100)
 SMALL = (400, 10_000)
 """Of the second tier, the last that slow programs always pass."""
 LARGE = (4 * 10**9, 10**10)
-"""Of the last tier. A slow program would take minutes, and the limit is a tenth of a second: no
+"""Of the last tier. A slow program would take minutes, and the limit is 50 ms: no
 verdict hangs on how fast the machine is."""
-MODEST = (50_000, 100_000)
-"""Of the last tier of some hard problems, as in real suites: a slow program takes some 5 ms."""
-LIMITS = Limits(cpu_s=0.1, memory_bytes=64 << 20, output_bytes=1 << 16, processes=4)
+MODEST = (20_000, 40_000)
+"""Of the last tier of some hard problems, as in real suites: a slow program takes some 2 ms."""
+LIMITS = Limits(cpu_s=0.05, memory_bytes=64 << 20, output_bytes=1 << 16, processes=4)
 
 _ATTEMPTS = 200
 
