@@ -80,9 +80,7 @@ def _shift(prefix: str, group: str) -> tuple[Claim, ...]:
 def _way(prefix: str, way: str, group: str, where: str, sign: int) -> tuple[Claim, ...]:
     falls, rises = (Expected.DOWN, Expected.UP) if sign > 0 else (Expected.UP, Expected.DOWN)
     return (
-        Claim(
-            f"{prefix}/{way}/optimization", group, f"optimization failures, {where}", falls
-        ),
+        Claim(f"{prefix}/{way}/optimization", group, f"optimization failures, {where}", falls),
         Claim(f"{prefix}/{way}/correctness", group, f"correctness failures, {where}", rises),
     )
 
@@ -100,21 +98,15 @@ CLAIMS = (
     *_way(_HARD, "below", _BEYOND, "from alpha 0 to the lowest", -1),
     Claim(f"{_HARD}/above/solve", _BEYOND, "solve rate, from alpha 1 up", Expected.OPEN),
     Claim(f"{_HARD}/below/solve", _BEYOND, "solve rate, from alpha 0 down", Expected.OPEN),
-    Claim(
-        "complement/low_not_high", _COMPLEMENT, "solved by low and not by high", Expected.UP
-    ),
-    Claim(
-        "complement/high_not_low", _COMPLEMENT, "solved by high and not by low", Expected.UP
-    ),
+    Claim("complement/low_not_high", _COMPLEMENT, "solved by low and not by high", Expected.UP),
+    Claim("complement/high_not_low", _COMPLEMENT, "solved by high and not by low", Expected.UP),
     Claim(
         "complement/extrapolated_only",
         "Complementary problems (hard, with all samples)",
         "solved beyond [0, 1] only",
         Expected.OPEN,
     ),
-    Claim(
-        "ensemble/over_single", _ENSEMBLE, "ensemble over the best single one", Expected.UP
-    ),
+    Claim("ensemble/over_single", _ENSEMBLE, "ensemble over the best single one", Expected.UP),
     Claim(
         "ensemble/over_within",
         _ENSEMBLE,

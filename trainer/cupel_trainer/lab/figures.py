@@ -1,4 +1,4 @@
-"""What one seed came to, in numbers: rates by setting, part and alpha, and what each claim needs."""
+"""What one seed came to, in numbers: rates by setting, part and alpha; what each claim needs."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ class SeedFigures(Record):
     wall_s: dict[str, float] = Field(description="Of each stage.")
 
 
-def seed_figures(
-    folder: Path, seed: int, budget: int, wall_s: Mapping[str, float]
-) -> SeedFigures:
+def seed_figures(folder: Path, seed: int, budget: int, wall_s: Mapping[str, float]) -> SeedFigures:
     """Computes the figures of a seed from its verdicts.
 
     Args:

@@ -64,7 +64,9 @@ class Lesson:
 def choose_program(problem: FamilyProblem, mix: Mix, random: np.random.Generator) -> Program:
     """A program of a problem, of a kind by the mix, each of that kind as likely."""
     shares = {
-        kind: share for kind, share in mix.of(problem.skeleton.part).items() if problem.of_kind(kind)
+        kind: share
+        for kind, share in mix.of(problem.skeleton.part).items()
+        if problem.of_kind(kind)
     }
     weights = np.array(list(shares.values()))
     kind = list(shares)[int(random.choice(len(weights), p=weights / weights.sum()))]

@@ -54,9 +54,7 @@ def measure(
         dtype="float32",
         budget=None if setting is Setting.REASONING else BUDGETS[setting],
     )
-    options = EngineOptions(
-        device="cpu", batch_size=BATCH, service=service, episodes=2 * BATCH
-    )
+    options = EngineOptions(device="cpu", batch_size=BATCH, service=service, episodes=2 * BATCH)
     total = len(chosen.alphas) * len(entries) * chosen.samples
     judged: list[Future[None]] = []
     with ThreadPoolExecutor(1) as judging:
@@ -84,9 +82,7 @@ def measure(
             each.result()
 
 
-def first_of_each(
-    entries: tuple[ProblemEntry, ...], counts: Counts
-) -> tuple[ProblemEntry, ...]:
+def first_of_each(entries: tuple[ProblemEntry, ...], counts: Counts) -> tuple[ProblemEntry, ...]:
     """The first so many problems of each part, in the set's order."""
     left = {part.value: count for part, count in counts.by_part.items()}
     chosen = []

@@ -175,7 +175,7 @@ def _render(template: str, context: dict[str, object]) -> bytes:
         keep_trailing_newline=True,
     )
     environment.filters["table_md"] = markdown
-    environment.filters["claim"] = lambda seeds, key: sum(
-        seed.claims[key] for seed in seeds
-    ) / len(seeds)
+    environment.filters["claim"] = lambda seeds, key: sum(seed.claims[key] for seed in seeds) / len(
+        seeds
+    )
     return environment.get_template(template).render(context).encode()

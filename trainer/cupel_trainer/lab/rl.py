@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cupel_trainer.evaluate.records import Setting
 from cupel_trainer.lab.lessons import TEMPLATES
 from cupel_trainer.lab.recipe import LabRecipe
 from cupel_trainer.lab.stage import Show
-from cupel_trainer.evaluate.records import Setting
 from cupel_trainer.train import recipe as training
 from cupel_trainer.train.coverage import Coverage
 

@@ -126,7 +126,9 @@ def _token_weights(tokenizer: Any, number_weight: float) -> torch.Tensor:
 def _learning_rate(step: int, teaching: Teaching) -> float:
     if step < teaching.warm_up:
         return teaching.learning_rate * (step + 1) / teaching.warm_up
-    done = (step - teaching.warm_up) / max(1, teaching.steps + teaching.later_steps - teaching.warm_up)
+    done = (step - teaching.warm_up) / max(
+        1, teaching.steps + teaching.later_steps - teaching.warm_up
+    )
     return teaching.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -156,8 +158,7 @@ def _batches(
         # Lengths are blurred: batches differ from one epoch to the next.
         order = rows[np.argsort(lengths[rows] + random.uniform(0, 8, len(rows)))]
         full = [
-            order[start : start + batch_size].tolist()
-            for start in range(0, len(order), batch_size)
+            order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
         ]
         random.shuffle(full)
         batches += full
