@@ -299,9 +299,14 @@ class Desk:
         )
 
     async def _close(self) -> None:
-        for task in [*self._tasks]:
+        for bucket in self._buckets.values():
+            if bucket.timer is not None:
+                bucket.timer.cancel()
+        # Whoever waits for a verdict, too: a run that stops with an error leaves its handles behind.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         await self._targets.remove()
         await self.client.aclose()
 

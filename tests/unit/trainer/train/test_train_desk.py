@@ -150,3 +150,17 @@ def test_counts_of_a_batch_add_up(folder: Path, judge: FakeJudge) -> None:
         "judging_errors": 1,
         "extra": {"full": pytest.approx(1 / 3)},
     }
+
+
+def test_closing_leaves_nobody_waiting(folder: Path, judge: FakeJudge) -> None:
+    """Not even for what lingers, or for a service that is away: a run may stop with an error."""
+    recipe = tiny_recipe(folder, service={"linger_s": 5.0})
+    with desk_of(folder, judge, recipe) as desk:
+        lingering = desk.judge("say-1", "print(1)", 0)
+        judge.down.set()
+        waiting = desk.judge("say-2", "print(2)", 0)
+        done, _ = wait([lingering, waiting], timeout=0.2)
+        assert not done
+        judge.down.clear()
+    assert lingering.cancelled()
+    assert waiting.cancelled()
