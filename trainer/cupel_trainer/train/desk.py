@@ -102,6 +102,8 @@ class Desk:
         self._buckets: dict[str, _Bucket] = {}
         self._away_since_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # A run that stops with an error leaves its handles behind: they must not wait for ever.
+        self._waiting: set[asyncio.Task[Judged]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="verdict desk", daemon=True)
         self._thread.start()
@@ -144,7 +146,7 @@ class Desk:
             A handle. Its result raises TrainingError where the service stayed away for longer than
             the recipe's patience.
         """
-        return self.call(self._judge(problem, completion, step))
+        return self.call(self._waited_for(self._judge(problem, completion, step)))
 
     def info(self, patience_s: float | None = None) -> Info:
         """What the service runs on.
@@ -229,6 +231,12 @@ class Desk:
         self._places = asyncio.Semaphore(REQUESTS)
         return client
 
+    async def _waited_for(self, judging: Coroutine[object, object, Judged]) -> Judged:
+        task = self._loop.create_task(judging)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return await task
+
     async def _judge(self, problem: str, completion: str, step: int) -> Judged:
         target, specs, level = await self.specs(problem, step)
         handle: asyncio.Future[Judged] = self._loop.create_future()
@@ -302,11 +310,9 @@ class Desk:
         for bucket in self._buckets.values():
             if bucket.timer is not None:
                 bucket.timer.cancel()
-        # Whoever waits for a verdict, too: a run that stops with an error leaves its handles behind.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        for work in [*self._waiting, *self._tasks]:
+            work.cancel()
+        await asyncio.gather(*self._waiting, *self._tasks, return_exceptions=True)
         await self._targets.remove()
         await self.client.aclose()
 
