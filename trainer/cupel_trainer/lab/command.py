@@ -64,7 +64,14 @@ def lab(
 def _progress() -> Iterator[Callable[[Moment], None]]:
     """Bars on standard error: the stage, and the whole with what remains."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskID,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -75,16 +82,14 @@ def _progress() -> Iterator[Callable[[Moment], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         whole = progress.add_task("all", total=1.0, text="")
-        shown: dict[tuple[int, str], tuple[int, float]] = {}
+        shown: dict[tuple[int, str], TaskID] = {}
 
         def show(moment: Moment) -> None:
             key = (moment.seed, moment.stage)
             if key not in shown:
                 title = f"seed {moment.seed}: {moment.title}"
-                task = progress.add_task(title, total=1.0, text="")
-                shown[key] = (task, moment.part)
-            task, _ = shown[key]
-            progress.update(task, completed=moment.part, text=moment.text)
+                shown[key] = progress.add_task(title, total=1.0, text="")
+            progress.update(shown[key], completed=moment.part, text=moment.text)
             left = "" if moment.left_s is None else f"about {moment.left_s / 60:.0f} min left"
             progress.update(whole, completed=moment.whole, text=left)
 

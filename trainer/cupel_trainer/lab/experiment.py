@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,10 +133,12 @@ class Experiment:
     def _merge(self, folder: Path, show: Show) -> None:
         from cupel_trainer.merge import merge
 
+        # It takes no second: what a killed merge left is made anew.
+        shutil.rmtree(folder, ignore_errors=True)
         ends = [str(self.folder / name / "masters") for name in ("low", "high")]
         merge(*ends, alphas=self.recipe.reasoning.alphas, out=folder)
 
-    def _measure(self, setting: Setting):
+    def _measure(self, setting: Setting) -> Callable[[Path, Show], None]:
         def run(folder: Path, show: Show) -> None:
             measure(
                 self.recipe,
@@ -162,7 +165,8 @@ def read_ids(path: Path) -> frozenset[str]:
     return frozenset(ProblemRow.model_validate_json(line).id for line in lines)
 
 
-def save_policy(folder: Path, model: object, tokenizer: object) -> None:
+# Any: transformers has no types that mypy --strict can use.
+def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
     """Writes a checkpoint, whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

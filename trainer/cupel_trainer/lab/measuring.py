@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cupel_trainer.evaluate.evaluation import Evaluation
 from cupel_trainer.evaluate.problem_set import ProblemEntry, read_problem_set
 from cupel_trainer.evaluate.records import Sampling, Setting
 from cupel_trainer.evaluate.sample_run import EngineOptions, checkpoint_run, execute
+from cupel_trainer.evaluate.sampling import Progress
 from cupel_trainer.lab.lessons import TEMPLATES
 from cupel_trainer.lab.recipe import BUDGETS, Counts, LabRecipe
 from cupel_trainer.lab.stage import Show
@@ -64,22 +66,23 @@ def measure(
             run = checkpoint_run(
                 str(merged / name), samples, chosen.samples, sampling, setting=setting
             )
-            before = number * len(entries) * chosen.samples
-            execute(
-                run,
-                str(problems),
-                entries,
-                read_template(TEMPLATES[setting]),
-                options,
-                lambda progress, before=before, alpha=alpha: show(
-                    f"alpha {alpha:g}", (before + progress.held) / total
-                ),
-            )
+            tell = _told(show, alpha, number * len(entries) * chosen.samples, total)
+            template = read_template(TEMPLATES[setting])
+            execute(run, str(problems), entries, template, options, tell)
             verdicts = out / "verdicts" / f"{name}.jsonl"
             judged.append(judging.submit(_judge, samples, entries, verdicts, service))
         show("judging the rest", 1.0)
         for each in judged:
             each.result()
+
+
+def _told(show: Show, alpha: float, before: int, total: int) -> Callable[[Progress], None]:
+    """Tells how much of a setting is sampled, from how much of one checkpoint is."""
+
+    def tell(progress: Progress) -> None:
+        show(f"alpha {alpha:g}", (before + progress.held) / total)
+
+    return tell
 
 
 def first_of_each(entries: tuple[ProblemEntry, ...], counts: Counts) -> tuple[ProblemEntry, ...]:

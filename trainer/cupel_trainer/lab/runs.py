@@ -74,15 +74,9 @@ def run_seeds(
         claim(its, {"recipe": recipe.model_dump(mode="json"), "seed": seed})
         if (its / FIGURES).exists():
             continue
+        tell = clock.of_seed(number, seed, show)
         with _service(service, recipe, seed, its) as url:
-            experiment = Experiment(recipe, seed, its, url)
-            done = run_stages(
-                its,
-                experiment.stages(),
-                lambda stage, text, part, number=number, seed=seed: show(
-                    clock.moment(number, seed, stage, text, part)
-                ),
-            )
+            done = run_stages(its, Experiment(recipe, seed, its, url).stages(), tell)
         figures = seed_figures(
             its, seed, recipe.ensemble_budget, {each.name: each.wall_s for each in done}
         )
@@ -120,7 +114,17 @@ class _Clock:
         self._first: float | None = None
         self._before: dict[int, dict[str, float]] = {}
 
-    def moment(self, number: int, seed: int, stage: Stage, text: str, part: float) -> Moment:
+    def of_seed(
+        self, number: int, seed: int, show: Callable[[Moment], None]
+    ) -> Callable[[Stage, str, float], None]:
+        """Tells `show` of the stages of a seed."""
+
+        def tell(stage: Stage, text: str, part: float) -> None:
+            show(self._moment(number, seed, stage, text, part))
+
+        return tell
+
+    def _moment(self, number: int, seed: int, stage: Stage, text: str, part: float) -> Moment:
         shares = self._before.setdefault(number, {})
         shares[stage.name] = stage.share * part
         whole = min(1.0, (number + sum(shares.values())) / self._seeds)

@@ -34,7 +34,7 @@ class Teaching(Record):
         0.6, ge=0, le=1, description="Of conversations of several turns, in the later steps."
     )
     batch_size: int = Field(32, ge=1, description="Conversations per step.")
-    learning_rate: float = Field(3e-3, gt=0, description="At its peak; falls along a cosine.")
+    learning_rate: float = Field(3e-3, gt=0, description="At its peak; falls in the later steps.")
     warm_up: int = Field(30, ge=0, description="Steps of rising learning rate.")
     number_weight: float = Field(
         4.0,
@@ -102,7 +102,7 @@ def teach(
             ignore_index=IGNORED,
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         value = float(loss.detach())
@@ -124,11 +124,17 @@ def _token_weights(tokenizer: Any, number_weight: float) -> torch.Tensor:
 
 
 def _learning_rate(step: int, teaching: Teaching) -> float:
+    """Rises, stays, and falls along a cosine in the later steps, which must learn new words, too.
+
+    Without later steps it falls in the last third.
+    """
     if step < teaching.warm_up:
         return teaching.learning_rate * (step + 1) / teaching.warm_up
-    done = (step - teaching.warm_up) / max(
-        1, teaching.steps + teaching.later_steps - teaching.warm_up
-    )
+    whole = teaching.steps + teaching.later_steps
+    falls_from = teaching.steps + teaching.later_steps // 3
+    if not teaching.later_steps:
+        falls_from = 2 * teaching.steps // 3
+    done = max(0, step - falls_from) / max(1, whole - falls_from)
     return teaching.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
