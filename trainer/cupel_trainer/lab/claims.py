@@ -103,7 +103,7 @@ CLAIMS = (
     Claim(
         "complement/extrapolated_only",
         "Complementary problems (hard, with all samples)",
-        "solved beyond [0, 1] only",
+        "solved only beyond the two ends",
         Expected.OPEN,
     ),
     Claim("ensemble/over_single", _ENSEMBLE, "ensemble over the best single one", Expected.UP),

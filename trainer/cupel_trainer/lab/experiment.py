@@ -168,6 +168,9 @@ def read_ids(path: Path) -> frozenset[str]:
 # Any: transformers has no types that mypy --strict can use.
 def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
     """Writes a checkpoint, whole or not at all."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the lab has one of its own
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for each in (model, tokenizer):
