@@ -2,7 +2,7 @@
 
 A thread of its own runs an event loop with the SDK's client. `judge` returns at once with a handle;
 whoever needs the reward waits for that. Completions that arrive within a few milliseconds go to the
-service as one request.
+service as one request; of those that are alike in a step only one goes.
 
 Guilt is not confused. A judging error (JE) is asked about again, and then its reward is None, which
 masks it. A service that is away is waited for, as long as the recipe's patience lasts; after that
@@ -102,6 +102,8 @@ class Desk:
         self._buckets: dict[str, _Bucket] = {}
         self._away_since_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._step = -1
+        self._known: dict[tuple[str, str], asyncio.Task[Judged]] = {}  # of this step
         # A run that stops with an error leaves its handles behind: they must not wait for ever.
         self._waiting: set[asyncio.Task[Judged]] = set()
         self._loop = asyncio.new_event_loop()
@@ -146,7 +148,7 @@ class Desk:
             A handle. Its result raises TrainingError where the service stayed away for longer than
             the recipe's patience.
         """
-        return self.call(self._waited_for(self._judge(problem, completion, step)))
+        return self.call(self._judge_once(problem, completion, step))
 
     def info(self, patience_s: float | None = None) -> Info:
         """What the service runs on.
@@ -231,10 +233,16 @@ class Desk:
         self._places = asyncio.Semaphore(REQUESTS)
         return client
 
-    async def _waited_for(self, judging: Coroutine[object, object, Judged]) -> Judged:
-        task = self._loop.create_task(judging)
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+    async def _judge_once(self, problem: str, completion: str, step: int) -> Judged:
+        """Answers that a step repeats, as GRPO's groups do, share one judgement."""
+        if step != self._step:
+            self._step, self._known = step, {}
+        task = self._known.get((problem, completion))
+        if task is None:
+            task = self._loop.create_task(self._judge(problem, completion, step))
+            self._known[problem, completion] = task
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
         return await task
 
     async def _judge(self, problem: str, completion: str, step: int) -> Judged:

@@ -41,7 +41,7 @@ def test_completions_that_come_together_share_a_request(folder: Path, judge: Fak
     recipe = tiny_recipe(folder, service={"linger_s": 0.3, "batch": 3})
     with desk_of(folder, judge, recipe) as desk:
         first = desk.judge("say-1", "print(1)", 0).result()
-        handles = [desk.judge("say-1", f"print({number})", 0) for number in range(7)]
+        handles = [desk.judge("say-1", f"print({number})", 1) for number in range(7)]
         rewards = [handle.result().reward for handle in handles]
     assert first.reward == 1.0
     assert rewards == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
@@ -92,7 +92,7 @@ def test_patience_ends_with_an_error_and_never_with_a_reward(
     with desk_of(folder, judge, recipe) as desk:
         desk.judge("say-1", "print(1)", 0).result()
         judge.down.set()
-        handle = desk.judge("say-1", "print(1)", 0)
+        handle = desk.judge("say-1", "print(1)", 1)
         with pytest.raises(
             TrainingError, match=r"\(1 s; service\.patience_s.*goes on from its last"
         ):
@@ -106,7 +106,7 @@ def test_a_service_that_lost_its_store_gets_its_problems_again(
     with desk_of(folder, judge) as desk:
         assert desk.judge("say-1", "print(1)", 0).result().reward == 1.0
         judge.problems.clear()
-        assert desk.judge("say-1", "print(1)", 0).result().reward == 1.0
+        assert desk.judge("say-1", "print(1)", 1).result().reward == 1.0
 
 
 def test_faults_of_the_service_are_no_rewards(folder: Path, judge: FakeJudge) -> None:
@@ -164,3 +164,14 @@ def test_closing_leaves_nobody_waiting(folder: Path, judge: FakeJudge) -> None:
         judge.down.clear()
     assert lingering.cancelled()
     assert waiting.cancelled()
+
+
+def test_answers_that_a_step_repeats_are_judged_once(folder: Path, judge: FakeJudge) -> None:
+    with desk_of(folder, judge) as desk:
+        group = [desk.judge("say-1", text, 0) for text in ("print(1)", "print(1)", "print(2)")]
+        other = desk.judge("say-2", "print(1)", 0)
+        assert [each.result().reward for each in group] == [1.0, 1.0, 0.0]
+        assert other.result().reward == 0.0
+        assert sum(len(each.completions) for each in judge.requests) == 3
+        desk.judge("say-1", "print(1)", 1).result()
+        assert sum(len(each.completions) for each in judge.requests) == 4, "a step judges anew"
