@@ -170,7 +170,7 @@ def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
     """Writes a checkpoint, whole or not at all."""
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # the lab has one of its own
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # no types; the lab has its own bar
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for each in (model, tokenizer):
