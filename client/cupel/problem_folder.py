@@ -1,7 +1,8 @@
 """Problems as folders: how they are written down, kept in git, and loaded.
 
 two-sum/
-├── problem.toml        title, tier_fractions, [limits], [checker]; every key is the schema's own
+├── problem.toml        title, tier_fractions, [limits], [checker]: the schema's own keys; and
+│                       public = ["1/small"], the tests that may be shown
 ├── statement.md        what a model or a person is told; may be absent
 └── tests/
     ├── 1/small.in      tier 1, the smallest; `small.in` is the input,
@@ -44,6 +45,7 @@ class _ProblemSettings(Request):
     limits: Limits = Limits()
     checker: Checker = TokensChecker()
     tier_fractions: tuple[float, ...] | None = Field(None, min_length=1)
+    public: tuple[str, ...] = Field((), description="Names of tests that may be shown.")
 
 
 def problem_id(path: Path) -> str:
@@ -86,7 +88,7 @@ def load_problem(path: Path) -> Problem:
         "limits": settings.limits,
         "checker": settings.checker,
         "statement": _load_statement(path / STATEMENT_NAME),
-        "tests": _load_tests(path / TESTS_NAME),
+        "tests": _marked(_load_tests(path / TESTS_NAME), settings.public, path / SETTINGS_NAME),
     }
     if settings.tier_fractions is not None:
         fields["tier_fractions"] = settings.tier_fractions
@@ -144,6 +146,18 @@ def _load_tests(path: Path) -> tuple[Testcase, ...]:
     if not tests:
         raise ProblemFolderError(path, "holds no tests: each is a pair NAME.in and NAME.ans")
     return tuple(tests)
+
+
+def _marked(
+    tests: tuple[Testcase, ...], public: tuple[str, ...], path: Path
+) -> tuple[Testcase, ...]:
+    """The same tests, those of some names public."""
+    unknown = set(public) - {test.name for test in tests}
+    if unknown:
+        raise ProblemFolderError(path, f"public: no test is called {sorted(unknown)[0]!r}")
+    return tuple(
+        test.model_copy(update={"public": True}) if test.name in public else test for test in tests
+    )
 
 
 def _tier(folder: Path) -> int:

@@ -13,7 +13,8 @@ from cupel_sandbox.protocol import TAKEN, Reply, Request, decode_outcome, encode
 
 PIECE_BYTES = 64 * 1024
 _AHEAD_BYTES = 1024 * 1024  # of input that the program has not read; see runner/protocol.c
-_PENDING_BYTES_MAX = 64 * 1024 * 1024
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+"""How much input may wait here for a program that does not read."""
 _CANCEL_S = 60.0
 
 
@@ -30,7 +31,7 @@ class Feed:
         self,
         transmit: Callable[[bytes], None],
         ahead_bytes: int = _AHEAD_BYTES,
-        pending_bytes_max: int = _PENDING_BYTES_MAX,
+        pending_bytes_max: int = PENDING_BYTES_MAX,
     ) -> None:
         self._transmit = transmit
         self._room_bytes = ahead_bytes

@@ -1,19 +1,20 @@
-"""A workspace: a box kept for one session, in which commands run and a folder is kept between them.
+"""A workspace: a box kept for one session, in which commands run and share a folder.
 
-One interactive run holds it all: one user, one accounting, one process tree. Its program is the agent
-(`runner/agent.c`), which is put into the box and is as untrusted as the commands that it executes:
-what it says is parsed with bounds, and what makes no sense ends the workspace, never its user.
+One interactive run holds it all: one user, one accounting, one process tree. Its program is the
+agent (`runner/agent.c`), which is put into the box and is as untrusted as the commands that it
+executes: what it says is parsed with bounds, and what makes no sense ends the workspace, never its
+user.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import posixpath
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from cupel_sandbox.agent_protocol import (
     INPUT_AHEAD_BYTES,
@@ -31,12 +32,12 @@ from cupel_sandbox.agent_protocol import (
     encode_action,
     encode_exec,
 )
-from cupel_sandbox.box import MEBIBYTE, SUBMISSION, WORK, Outcome, Run, RunLimits
+from cupel_sandbox.box import MEBIBYTE, SUBMISSION, Outcome, Run, RunLimits
 from cupel_sandbox.build import build_runner
 from cupel_sandbox.errors import BoxLost, BoxRefused, SandboxError, WorkspaceEnded
-from cupel_sandbox.interactive import Feed, InteractiveRun
+from cupel_sandbox.interactive import PENDING_BYTES_MAX, Feed, InteractiveRun
 from cupel_sandbox.protocol import encode_frame
-from cupel_sandbox.runner_box import RunnerBox
+from cupel_sandbox.session import Command, WorkspaceLimits, below_work, check_words
 
 __all__ = [
     "Command",
@@ -50,53 +51,27 @@ __all__ = [
 _TICK_S = 1.0
 _ANSWER_S = 60.0  # an agent that owes an answer and is silent for so long has been stopped
 _SLOWEST_BYTES_PER_S = 4 * MEBIBYTE
-_CLOSE_S = 5.0
-_WORDS_MAX = 512  # WORDS_MAX of runner.h
-_WORDS_BYTES_MAX = MEBIBYTE
+_CLOSE_S = 2.0  # then what still runs is killed without an outcome
 _COMPLAINT_BYTES_MAX = 4096
 _LISTING_BYTES_MAX = 32 * MEBIBYTE
 _UNBOUNDED_BYTES = 2**62  # output goes on as it comes: whoever takes it bounds it
 _NO_EXIT = CommandExit(None, None, 0.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkspaceLimits:
-    """What a whole session may use.
+class SessionBox(Protocol):
+    """What a workspace needs of its box: a RunnerBox has it."""
 
-    Args:
-        cpu_s: CPU time of all its processes together.
-        wall_s: Its total life.
-        memory_bytes: Of all its processes and files. The kernel kills processes one by one for it,
-            the largest first; only where use is sampled does it end the session.
-        processes: Processes and threads at one time, the agent among them.
-        open_files: File descriptors per process.
-        file_bytes: Largest file that it may write.
-    """
+    def put(self, path: str, content: bytes, *, executable: bool = False) -> None:
+        """See Box.put."""
 
-    cpu_s: float = 300.0
-    wall_s: float = 3600.0
-    memory_bytes: int = 512 * MEBIBYTE
-    processes: int = 64
-    open_files: int = 256
-    file_bytes: int = 1024 * MEBIBYTE
+    def interact(self, run: Run) -> InteractiveRun:
+        """See RunnerBox.interact."""
 
+    def reset(self) -> None:
+        """See Box.reset."""
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A program to execute.
-
-    Args:
-        argv: The program, found along the environment's PATH if it holds no slash, and its
-            arguments.
-        stdin: All that it reads from standard input; None leaves that open: see `Workspace.send`.
-        environment: Its whole environment; nothing is inherited.
-        cwd: Where it starts.
-    """
-
-    argv: tuple[str, ...]
-    stdin: bytes | None = b""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    cwd: str = WORK
+    def kill(self) -> None:
+        """See RunnerBox.kill."""
 
 
 @dataclass(slots=True)
@@ -146,22 +121,28 @@ class Workspace:
 
     Paths are relative to `/work`, or absolute below it; no symbolic link on them is followed.
 
-    Every method but `close` raises WorkspaceEnded once the session is over (it met a limit, its agent
-    was killed or does not answer, or it was closed), and BoxLost if its box has died. Callbacks are
-    called by the thread that reads from the box, one at a time: while one waits, nothing more of this
-    session is read, which holds its commands up. They must not raise, nor call a method that waits for
-    an answer (`alive`, `read`, `write`, `list`, `save`, `load`, `close`).
+    Every method but `close` raises WorkspaceEnded once the session is over (it met a limit, its
+    agent was killed or does not answer, or it was closed), and BoxLost if its box has died.
+
+    Callbacks are called by the thread that reads from the box, one at a time: while one waits,
+    nothing more of this session is read, which holds its commands up. They must not raise, nor call
+    a method that waits for an answer (`alive`, `read`, `write`, `list`, `save`, `load`, `close`).
 
     Args:
         box: A box that is clean; it is the workspace's alone until `close`.
         limits: What the session may use.
+        answer_s: How long the agent may owe an answer (for files, plus a second per 4 MiB), and a
+            command live on that was killed. Then the session ends.
 
     Raises:
         BoxLost: The box has died.
         BoxRefused: The agent cannot be put into it.
     """
 
-    def __init__(self, box: RunnerBox, limits: WorkspaceLimits) -> None:
+    def __init__(
+        self, box: SessionBox, limits: WorkspaceLimits, answer_s: float = _ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._box = box
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
@@ -202,7 +183,7 @@ class Workspace:
         Raises:
             BoxRefused: Too many or too long words, or one with a NUL byte.
         """
-        _check_words(command)
+        check_words(command)
         number = next(self._numbers)
         frame = encode_exec(
             number, command.argv, command.environment, command.cwd, command.stdin != b""
@@ -238,7 +219,7 @@ class Workspace:
         with self._guard:
             self._check()
             if number in self._going:
-                self._going[number].must_end_at = time.monotonic() + _ANSWER_S
+                self._going[number].must_end_at = time.monotonic() + self._answer_s
             self._send(encode_frame(Action.KILL, number))
 
     def alive(self) -> int:
@@ -248,7 +229,7 @@ class Workspace:
             self._check()
             self._counts[number] = count
             self._send(encode_frame(Action.COUNT, number))
-        self._await(count.known.wait, _ANSWER_S)
+        self._await(count.known.wait, self._answer_s)
         self._check()
         return count.processes
 
@@ -260,7 +241,7 @@ class Workspace:
         Raises:
             BoxRefused: The path leaves `/work` or cannot be written, or there is no room.
         """
-        below = _below_work(path)
+        below = below_work(path)
         self._act(Action.WRITE_FILE, below, len(content), 0, content=content, executable=executable)
 
     def read(self, path: str, max_bytes: int) -> bytes:
@@ -269,7 +250,7 @@ class Workspace:
         Raises:
             BoxRefused: There is none at that path below `/work`, or it is larger than `max_bytes`.
         """
-        return self._act(Action.READ_FILE, _below_work(path), max_bytes, max_bytes)
+        return self._act(Action.READ_FILE, below_work(path), max_bytes, max_bytes)
 
     def list(self, path: str) -> tuple[Entry, ...]:
         """What a folder holds, by name.
@@ -279,7 +260,7 @@ class Workspace:
         """
         try:
             return decode_entries(
-                self._act(Action.LIST, _below_work(path), _LISTING_BYTES_MAX, _LISTING_BYTES_MAX)
+                self._act(Action.LIST, below_work(path), _LISTING_BYTES_MAX, _LISTING_BYTES_MAX)
             )
         except Forged as forged:
             raise self._give_up(f"its agent said what makes no sense: {forged}") from forged
@@ -355,7 +336,7 @@ class Workspace:
         def transmit(piece: bytes) -> None:
             self._send(encode_frame(Action.INPUT, number, piece))
 
-        feed = Feed(transmit, INPUT_AHEAD_BYTES)
+        feed = Feed(transmit, INPUT_AHEAD_BYTES, max(PENDING_BYTES_MAX, len(content or b"")))
         with self._guard:
             self._check()
             self._going[number] = _Going(feed, on_output, on_exit)
@@ -380,7 +361,7 @@ class Workspace:
         number = next(self._numbers)
         frame = encode_action(action, number, path, max_bytes, executable=executable)
         self._begin(number, frame, gathered.on_output, gathered.on_exit, content)
-        self._await(gathered.wait, _ANSWER_S + max_bytes / _SLOWEST_BYTES_PER_S)
+        self._await(gathered.wait, self._answer_s + max_bytes / _SLOWEST_BYTES_PER_S)
         if gathered.exit.exit_code != 0:
             if gathered.exit == _NO_EXIT:
                 self._check()
@@ -481,7 +462,7 @@ def _agent() -> bytes:
     return build_runner().read_bytes()
 
 
-def _start_agent(box: RunnerBox, limits: WorkspaceLimits) -> InteractiveRun:
+def _start_agent(box: SessionBox, limits: WorkspaceLimits) -> InteractiveRun:
     box.put("agent", _agent(), executable=True)
     return box.interact(
         Run(
@@ -497,24 +478,3 @@ def _start_agent(box: RunnerBox, limits: WorkspaceLimits) -> InteractiveRun:
             ),
         )
     )
-
-
-def _below_work(path: str) -> str:
-    """A path relative to `/work`, without detours."""
-    whole = posixpath.normpath(posixpath.join(WORK, path))
-    if "\0" in whole or not (whole == WORK or whole.startswith(f"{WORK}/")):
-        raise BoxRefused(f"{path!r} is no path below {WORK}")
-    return posixpath.relpath(whole, WORK)
-
-
-def _check_words(command: Command) -> None:
-    variables = [f"{name}={value}" for name, value in command.environment.items()]
-    words = [*command.argv, *variables, command.cwd]
-    if not command.argv:
-        raise BoxRefused("a command without a program")
-    if max(len(command.argv), len(variables)) > _WORDS_MAX:
-        raise BoxRefused(f"a command of more than {_WORDS_MAX} words or variables")
-    if any("\0" in word for word in words):
-        raise BoxRefused("a word of a command holds a NUL byte")
-    if sum(len(word.encode()) for word in words) > _WORDS_BYTES_MAX:
-        raise BoxRefused(f"a command of more than {_WORDS_BYTES_MAX} bytes")

@@ -27,7 +27,6 @@
  */
 #include "runner.h"
 
-#include <dirent.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +45,6 @@
 #define COMMANDS_MAX 64
 #define INPUT_AHEAD (256U << 10)
 #define TELL (64U << 10)
-#define KILL_ROUNDS 32
 
 enum { EXEC = 32, READ_FILE, WRITE_FILE, LIST, SAVE, LOAD, KILL, COUNT };
 enum { EXIT = 110, COUNTED };
@@ -137,10 +135,13 @@ _Noreturn static void execute(void)
 
 _Noreturn static void become_command(uint8_t type, int in, int out, int err)
 {
-	if (setsid() < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0)
+	/* Nothing else: an end of another command's pipe here would keep that from seeing its end. */
+	if (setsid() < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 ||
+	    dup2(work, 3) < 0 || close_range(4, INT_MAX, 0))
 		_exit(126);
+	work = 3;
 	if (type == EXEC) {
-		close_range(3, INT_MAX, 0);
+		close(work);
 		prctl(PR_SET_DUMPABLE, 1); /* else its /proc/self is not its own */
 	}
 	offer_to_oom_killer();
@@ -149,7 +150,8 @@ _Noreturn static void become_command(uint8_t type, int in, int out, int err)
 	uint64_t max_bytes = request.number[MAX_BYTES];
 	if (type == EXEC)
 		execute();
-	else if (type == READ_FILE)
+	signal(SIGXFSZ, SIG_IGN); /* a file too large is an error to tell of */
+	if (type == READ_FILE)
 		work_read(work, request.path, max_bytes);
 	else if (type == WRITE_FILE)
 		work_write(work, request.path, max_bytes, request.number[EXECUTABLE] != 0);
@@ -267,94 +269,7 @@ static void take_input(struct command *command, const uint8_t *bytes, size_t siz
 	write_input(command);
 }
 
-/* ---- processes ----------------------------------------------------------------------------- */
-
-struct process {
-	pid_t pid, parent, group, session;
-	bool marked;
-};
-
-/* Every process of this box that is not dead, but the agent and PID 1; malloc'ed. */
-static struct process *list_processes(size_t *count)
-{
-	struct process *found = NULL;
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-	size_t capacity = 0;
-	*count = 0;
-	while (proc && (entry = readdir(proc))) {
-		char path[64], text[512];
-		pid_t pid = atoi(entry->d_name);
-		if (pid <= 1 || pid == getpid())
-			continue;
-		snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-		int file = open(path, O_RDONLY | O_CLOEXEC);
-		ssize_t got = file < 0 ? -1 : read(file, text, sizeof text - 1);
-		close_file(&file);
-		text[got > 0 ? got : 0] = 0;
-		struct process process = { .pid = pid };
-		char state;
-		const char *fields = strrchr(text, ')'); /* a name may hold anything but what follows it */
-		if (!fields || sscanf(fields + 1, " %c %d %d %d", &state, &process.parent, &process.group,
-				      &process.session) != 4 || state == 'Z' || state == 'X')
-			continue;
-		if (*count == capacity) {
-			capacity = 2 * capacity + 64;
-			struct process *more = realloc(found, capacity * sizeof *more);
-			if (!more)
-				die("no memory for processes");
-			found = more;
-		}
-		found[(*count)++] = process;
-	}
-	if (proc)
-		closedir(proc);
-	return found;
-}
-
-static bool belongs(const struct process *process, const struct command *command,
-		    const struct process *all, size_t count)
-{
-	if (process->group == command->pid || process->session == command->pid)
-		return true;
-	if (command->ended)
-		return false; /* its number may be another's by now */
-	if (process->pid == command->pid || process->parent == command->pid)
-		return true;
-	for (size_t i = 0; i < count; i++)
-		if (all[i].marked && all[i].pid == process->parent)
-			return true;
-	return false;
-}
-
-/* Kills what can be told to be of a command, again and again while more of it comes up. */
-static void kill_command(const struct command *command)
-{
-	if (!command->pid)
-		return;
-	for (int round = 0, found = 1; round < KILL_ROUNDS && found; round++) {
-		size_t count;
-		struct process *all = list_processes(&count);
-		found = 0;
-		for (bool more = true; more;) {
-			more = false;
-			for (size_t i = 0; i < count; i++)
-				if (!all[i].marked && belongs(&all[i], command, all, count))
-					all[i].marked = more = true;
-		}
-		for (size_t i = 0; i < count; i++)
-			found += all[i].marked && !kill(all[i].pid, SIGKILL);
-		free(all);
-	}
-}
-
-static void count_processes(uint32_t number)
-{
-	size_t count;
-	free(list_processes(&count));
-	uint32_t counted = htole32((uint32_t)count);
-	frame_queue(COUNTED, number, &counted, sizeof counted, NULL, 0);
-}
+/* ---- ends ---------------------------------------------------------------------------------- */
 
 /* Those of commands are noted; the others are orphans, which come to us because nobody else reaps. */
 static void reap(void)
@@ -382,7 +297,7 @@ static void reap(void)
 		}
 }
 
-/* ---- output and ends ----------------------------------------------------------------------- */
+/* ---- output -------------------------------------------------------------------------------- */
 
 static bool wants_output(const struct command *command, int stream)
 {
@@ -453,6 +368,18 @@ static void report_ends(void)
 
 /* ---- the loop ------------------------------------------------------------------------------ */
 
+static void kill_command(const struct command *command)
+{
+	if (command->pid)
+		processes_kill(command->pid, command->ended);
+}
+
+static void count_processes(uint32_t number)
+{
+	uint32_t counted = htole32(processes_count());
+	frame_queue(COUNTED, number, &counted, sizeof counted, NULL, 0);
+}
+
 static void serve(const struct frame *frame)
 {
 	struct command *command = find(frame->id);
@@ -515,6 +442,8 @@ int agent(void)
 {
 	struct frame frame;
 	sigset_t mask;
+	if (access("/sub/agent", X_OK))
+		die("the agent works in a box only: it may empty /work"); /* somebody tried it on a host */
 	prctl(PR_SET_CHILD_SUBREAPER, 1); /* old gVisor has none: there PID 1 reaps orphans */
 	if (prctl(PR_SET_DUMPABLE, 0))
 		die("cannot become non-dumpable");
@@ -530,7 +459,7 @@ int agent(void)
 		commands[i] = NO_COMMAND;
 	frames_start();
 	for (;;) {
-		while (!frames_owed() && frame_next(&frame)) {
+		while (frame_next(&frame)) { /* a KILL must not wait for room */
 			serve(&frame);
 			free(frame.payload);
 			if (!frames_flush())

@@ -80,6 +80,18 @@ uint64_t files_scratch_bytes(bool one_file_system)
 	return bytes;
 }
 
+/* O_DIRECTORY without O_DIRECTORY: with it, gVisor forgets O_NOFOLLOW. */
+static int open_folder_at(int directory, const char *name, int flags)
+{
+	struct stat status;
+	int folder = openat(directory, name, flags & ~O_DIRECTORY);
+	if (folder < 0 || (!fstat(folder, &status) && S_ISDIR(status.st_mode)))
+		return folder;
+	close(folder);
+	errno = ENOTDIR;
+	return -1;
+}
+
 /* Opens below a directory and never leaves it, whatever links lie there: one component at a time,
  * none of which may be a link. (gVisor has no openat2.) Missing directories on the way are made if the
  * file itself would be. */
@@ -100,11 +112,13 @@ int files_open_below(int base, const char *path, int flags, mode_t mode)
 			errno = EXDEV;
 			opened = -1;
 		} else if (slash) {
-			step |= O_RDONLY | O_DIRECTORY;
-			opened = openat(directory, name, step);
+			step |= O_RDONLY;
+			opened = open_folder_at(directory, name, step);
 			if (opened < 0 && errno == ENOENT && flags & O_CREAT &&
 			    !mkdirat(directory, name, 0755))
-				opened = openat(directory, name, step);
+				opened = open_folder_at(directory, name, step);
+		} else if (flags & O_DIRECTORY) {
+			opened = open_folder_at(directory, name, step | flags);
 		} else {
 			opened = openat(directory, name, step | flags, mode);
 		}

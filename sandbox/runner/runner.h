@@ -180,8 +180,10 @@ void run_serve(const struct frame *frame);
 /* janitor.c */
 int janitor(int count, char **directories);
 
-/* agent.c, work.c, archive.c: the program of a session; it is untrusted, and shares only code with the rest */
+/* agent.c, processes.c, work.c, archive.c: the program of a session, which is untrusted */
 int agent(void);
+void processes_kill(pid_t leader, bool leader_ended); /* a command by its first process */
+uint32_t processes_count(void);                      /* but the agent and PID 1 */
 void archive_save(int work, uint64_t max_bytes);
 void archive_load(int work);
 _Noreturn void work_fail(const char *what, const char *why);

@@ -50,6 +50,18 @@ void work_read(int work, const char *path, uint64_t max_bytes)
 	}
 }
 
+static const char *write_all(int file, const uint8_t *bytes, size_t size)
+{
+	while (size) {
+		ssize_t written = write(file, bytes, size);
+		if (written < 0)
+			return strerror(errno);
+		bytes += written;
+		size -= (size_t)written;
+	}
+	return NULL;
+}
+
 /* Whole or not at all: under another name first. */
 void work_write(int work, const char *path, uint64_t size, bool executable)
 {
@@ -72,8 +84,8 @@ void work_write(int work, const char *path, uint64_t size, bool executable)
 		ssize_t got = read(STDIN_FILENO, buffer, size < sizeof buffer ? (size_t)size : sizeof buffer);
 		if (got <= 0)
 			problem = got ? strerror(errno) : "its content was cut off";
-		else if (write(file, buffer, (size_t)got) != got)
-			problem = errno == EAGAIN ? "written in part" : strerror(errno);
+		else
+			problem = write_all(file, buffer, (size_t)got);
 		size -= got > 0 ? (uint64_t)got : 0;
 	}
 	if (!problem && (fchmod(file, mode) || renameat(folder, name, folder, slash ? slash + 1 : path)))

@@ -44,7 +44,7 @@ async def execute(request: Request) -> Response:
     key = await read_key(request)
     document = await read_document(request, ExecutionRequest)
     if document.session is None:
-        work = sessions.replays.once(key, lambda: begin(sessions.execute(document)))
+        work = sessions.executions.once(key, lambda: begin(sessions.execute(document)))
     else:
         session = sessions.find(document.session)
         work = session.replays.once(key, lambda: begin(run_python(session, document)))

@@ -179,4 +179,4 @@ def _submissions(document: RewardsRequest, specs: Sequence[RewardSpec]) -> list[
 def _check_weights(name: str, spec: RewardSpec, assignments: Sequence[Assignment]) -> None:
     for index, assignment in enumerate(assignments):
         if wrong := check_weights(spec, assignment.suite.tiers):
-            raise InvalidRequest(f"{name}, for the problem at index {index}, {wrong}")
+            raise InvalidRequest(f"{name} {wrong} (the problem at index {index})")

@@ -15,8 +15,9 @@ from cupel.schema import Judgement, Language, Submission
 from cupel.session_schema import SessionRequest
 from cupel_sandbox.box import Run
 from cupel_sandbox.errors import SandboxError
-from cupel_service.boxes import Pool, SessionBoxes
+from cupel_service.boxes import BOXES_PER_CORE, Pool, SessionBoxes
 from cupel_service.errors import Stopping
+from cupel_service.host import physical_cores
 from cupel_service.judging import Judging, start_judging
 from cupel_service.languages import ENVIRONMENT
 from cupel_service.queue.contract import Admission
@@ -86,7 +87,7 @@ async def with_sessions(
             spool=spool,
             in_thread=_Threads(executor),
             open_workspace=boxes.open_workspace,
-            commands=Turns(settings.session_commands or len(pool.slots), wait_s),
+            commands=Turns(settings.session_commands or BOXES_PER_CORE * physical_cores(), wait_s),
             environment=_environment(languages),
             shell=find_shell(pool),
             python=python.run_argv[0] if python is not None else "",

@@ -121,7 +121,10 @@ class Settings(BaseSettings):
         description="Boxes for sessions and executions; default: two per core, in a cluster none.",
     )
     session_commands: int | None = Field(
-        None, ge=1, le=4096, description="Their commands that run at one time; default: one a box."
+        None,
+        ge=1,
+        le=4096,
+        description="Their commands that run at one time; default: two per core.",
     )
     sessions_max: int = Field(
         4096, ge=1, le=1_000_000, description="Sessions that may be open at one time."

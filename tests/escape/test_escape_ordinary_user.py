@@ -50,6 +50,34 @@ host.close()
 print(json.dumps({"user": host.facts.user, "results": results}))
 """
 
+# The same, each command in a workspace of its own, with a file that went through a snapshot.
+SESSIONS_SCRIPT = """
+import json, sys, threading
+from cupel_sandbox.native import NativeBoxConfig, NativeHost
+from cupel_sandbox.workspace import Command, Workspace, WorkspaceLimits
+
+host = NativeHost(NativeBoxConfig(allow_degraded=frozenset({"cgroup"})))
+box = host.open_box()
+results = []
+for command in json.load(sys.stdin):
+    workspace = Workspace(box, WorkspaceLimits(cpu_s=5, wall_s=60))
+    said, over = bytearray(), threading.Event()
+    workspace.write("input", b"first")
+    workspace.load(workspace.save(10_000))
+    workspace.start(
+        Command(("/bin/sh", "-c", command), environment={"PATH": "/usr/bin:/bin"}),
+        lambda stream, data: said.extend(data),
+        lambda ended: over.set(),
+    )
+    over.wait(60)
+    alive = "over" if workspace.ended else str(workspace.alive())
+    workspace.close()
+    results.append(said.decode() + alive)
+box.close()
+host.close()
+print(json.dumps({"user": host.facts.user, "results": results}))
+"""
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -66,11 +94,11 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
-def run_as_ordinary_user(folder: Path, *commands: str) -> list[str]:
+def run_as_ordinary_user(folder: Path, *commands: str, script: str = SCRIPT) -> list[str]:
     """What shell commands print that run one after another in one box of an ordinary user."""
     become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     done = subprocess.run(
-        [*become, PYTHON, "-c", SCRIPT],
+        [*become, PYTHON, "-c", script],
         input=json.dumps(commands),
         capture_output=True,
         text=True,
@@ -105,3 +133,21 @@ def test_an_ordinary_users_run_leaves_nothing_and_changes_nothing(folder: Path) 
     assert before.startswith("first/dev/shm:")
     assert "1777\n1777\nfirst" in before
     assert after == before
+
+
+def test_an_ordinary_users_sessions_leave_nothing_to_each_other(folder: Path) -> None:
+    look = "cat input; ls -A /work /tmp /dev/shm; echo $(ls /sub); kill -0 -1; echo $?"
+    hostile = (
+        "echo x > /tmp/left; echo x > /dev/shm/left; echo x > /sub/new; (setsid sleep 1000 &); "
+        "dd if=/proc/$PPID/mem count=1 2>/dev/null; echo x > /proc/$PPID/fd/1; "
+        "chmod 0 /work; echo 1 > /proc/$PPID/oom_score_adj"
+    )
+    murder = "kill -9 $PPID; sleep 1000"
+    before, left, over, after = run_as_ordinary_user(
+        folder, look, hostile, murder, look, script=SESSIONS_SCRIPT
+    )
+    assert before.startswith("first/dev/shm:")
+    assert after == before
+    assert left.endswith("\n1")
+    assert left.count("cannot create") == 3  # /sub/new, and the agent's own
+    assert over == "over"

@@ -18,6 +18,9 @@ from cupel_service.program import Slot
 
 _log = logging.getLogger(__name__)
 
+YIELD_S = 2.0
+"""After so long, another holder is asked as well as the one that is giving its box back."""
+
 
 class Holder(Protocol):
     """Who holds a box and does not use it now."""
@@ -45,7 +48,7 @@ class Lending:
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._idle: OrderedDict[Holder, None] = OrderedDict()  # the longest idle first
         self._pinned: OrderedDict[Holder, float] = OrderedDict()  # since when, likewise
-        self._yielding: set[asyncio.Task[None]] = set()
+        self._yielding: dict[asyncio.Task[None], float] = {}  # since when
 
     @property
     def waiting(self) -> int:
@@ -112,7 +115,7 @@ class Lending:
         self._waiting.clear()
         for task in tuple(self._yielding):
             task.cancel()
-        await asyncio.gather(*self._yielding, return_exceptions=True)
+        await asyncio.gather(*tuple(self._yielding), return_exceptions=True)
 
     def _full(self) -> QueueFull:
         return QueueFull(
@@ -126,9 +129,14 @@ class Lending:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(self._free.popleft())
-        while len(self._waiting) > len(self._yielding):
+        while len(self._waiting) > self._expected():
             if not self._ask_one():
                 return
+
+    def _expected(self) -> int:
+        """How many boxes are likely to come soon: one whose agent is stopped may take a minute."""
+        late_s = time.monotonic() - YIELD_S
+        return sum(since_s > late_s for since_s in self._yielding.values())
 
     def _ask_one(self) -> bool:
         """Asks the longest idle holder for its box; says whether there was one."""
@@ -136,7 +144,7 @@ class Lending:
             holder, _ = self._idle.popitem(last=False)
             giving = holder.park()
         elif self._pinned:
-            holder, since_s = next(iter(self._pinned.items()))
+            holder, since_s = min(self._pinned.items(), key=lambda item: item[1])
             if time.monotonic() - since_s < self._grace_s:
                 return False
             del self._pinned[holder]
@@ -144,12 +152,12 @@ class Lending:
         else:
             return False
         task = asyncio.get_running_loop().create_task(giving)
-        self._yielding.add(task)
+        self._yielding[task] = time.monotonic()
         task.add_done_callback(self._yielded)
         return True
 
     def _yielded(self, task: asyncio.Task[None]) -> None:
-        self._yielding.discard(task)
+        self._yielding.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("session: a box was not given back: %s", type(error).__name__)
         self._serve()

@@ -20,11 +20,12 @@ from cupel.session_schema import (
     SubmitRequest,
     SubmitResult,
 )
-from cupel_sandbox.errors import BoxRefused
+from cupel_sandbox.errors import BoxRefused, SandboxError
 from cupel_service.errors import (
     LanguageUnavailable,
     NotThere,
     QueueFull,
+    ServiceError,
     SessionOver,
     Stopping,
 )
@@ -98,6 +99,8 @@ class Sessions:
         self._ending: set[asyncio.Task[None]] = set()
         self.snapshots = snapshots
         self.replays = Replays(house.results_kept_s, finished_max=1000)
+        # A program may run again, as it leaves nothing; its answer is too large to be kept.
+        self.executions = Replays(house.results_kept_s, finished_max=0)
 
     # ---- from start to stop
 
@@ -275,6 +278,10 @@ class Sessions:
         try:
             async with house.commands:
                 return await house.in_thread(execute, slot, setup, request, house.shell)
+        except SandboxError as error:
+            if self._stopping:
+                raise Stopping("the service is stopping") from error
+            raise ServiceError(f"the program could not be run: {error}") from error
         finally:
             await asyncio.shield(free(house, slot, None))
 
@@ -300,8 +307,9 @@ class Sessions:
         self._ended[session.id] = self.describe(session)
         while len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
-        over = session.over
-        _log.debug("session %s: %s", session.id, over.reason if over is not None else "")
+        if session.over is not None:
+            # Not the reason: its words may be those of a program in the box.
+            _log.debug("session %s: over, by_host=%s", session.id, session.over.by_host)
 
     async def _sweep(self) -> None:
         while True:

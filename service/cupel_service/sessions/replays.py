@@ -14,7 +14,7 @@ from cupel_service.requests import RequestKey
 
 _Result = TypeVar("_Result")
 
-FINISHED_MAX = 8
+FINISHED_MAX = 4
 """How many finished pieces of work one session remembers."""
 
 
@@ -72,7 +72,7 @@ class Replays:
         if key is None:
             work = begin()
             self._keyless.add(work.task)
-            work.task.add_done_callback(self._keyless.discard)
+            work.task.add_done_callback(self._forget)
             return work
         known = self._known.get(key.key)
         if known is not None:
@@ -92,6 +92,11 @@ class Replays:
         for name, known in list(self._known.items()):
             if known.ended_s is not None and known.ended_s < old_s:
                 del self._known[name]
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._keyless.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where its client has gone away
 
     def _ended(self, name: str, entry: _Known, task: asyncio.Task[Any]) -> None:
         if task.cancelled() or task.exception() is not None:

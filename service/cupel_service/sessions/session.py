@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from cupel.schema import Language
 from cupel.session_schema import SessionRequest
 from cupel_sandbox.box import Limit, Outcome
-from cupel_sandbox.errors import BoxLost, BoxRefused, SandboxError, WorkspaceEnded
+from cupel_sandbox.errors import BoxLost, BoxRefused, CannotStart, SandboxError, WorkspaceEnded
 from cupel_sandbox.workspace import WorkspaceLimits
-from cupel_service.errors import SessionOver, StoreFailed
+from cupel_service.errors import ServiceError, SessionOver, StoreFailed
 from cupel_service.program import Slot
 from cupel_service.requests import InvalidRequest
 from cupel_service.sessions.interpreter import Interpreter
@@ -107,6 +107,7 @@ class Session:
         self._interpreter: Interpreter | None = None
         self._dirty = False
         self._users = 0
+        self._judging = 0
         self._moving = asyncio.Lock()
         self._cpu_s = 0.0
 
@@ -130,7 +131,7 @@ class Session:
     @property
     def idle_s(self) -> float:
         """For how long nothing has been asked of it."""
-        return 0.0 if self._users else time.monotonic() - self.touched_s
+        return 0.0 if self._users or self._judging else time.monotonic() - self.touched_s
 
     @property
     def age_s(self) -> float:
@@ -188,6 +189,16 @@ class Session:
             self.touched_s = time.monotonic()
             if not self._users and self._workspace is not None and self.over is None:
                 self.house.lending.offer(self)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Keeps it from being idle while a verdict is waited for; its box may be parked."""
+        self._judging += 1
+        try:
+            yield
+        finally:
+            self._judging -= 1
+            self.touched_s = time.monotonic()
 
     async def interpreter(self, workspace: Workspace) -> Interpreter:
         """Its Python interpreter; a new one where there is none, or where that has ended."""
@@ -281,7 +292,8 @@ class Session:
                 content = await house.in_thread(workspace.save, house.folder_bytes_max)
                 archive = await house.in_thread(house.spool.write, content)
             except (BoxRefused, StoreFailed) as error:
-                _log.info("session %s: cannot be parked: %s", self.id, error)
+                # Not its words: they may be those of a program in the box.
+                _log.info("session %s: cannot be parked (%s)", self.id, type(error).__name__)
                 return False
             self._drop_archive()
             self._archive = archive
@@ -303,28 +315,38 @@ class Session:
         self._slot = slot
         try:
             self.check()
-            workspace = await house.in_thread(
-                house.open_workspace,
-                slot,
-                WorkspaceLimits(
-                    cpu_s=cpu_s,
-                    wall_s=max(limits.life_s - self.age_s, LEAST_LIFE_S),
-                    memory_bytes=limits.memory_bytes,
-                    processes=limits.processes,
-                    open_files=limits.open_files,
-                    file_bytes=limits.file_bytes,
-                ),
-            )
-            self._workspace = workspace
+            self._workspace = workspace = await self._open(slot, cpu_s)
             if content is not None:
                 await house.in_thread(workspace.load, content)
             else:
                 for path, data in (await self._files()).items():
                     await house.in_thread(workspace.write, path, data)
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(self._leave())
+            if isinstance(error, BoxLost):  # nothing of the session has run in this box
+                raise BoxLost(str(error), by_host=True) from error
+            if isinstance(error, BoxRefused):
+                raise WorkspaceEnded(f"its folder cannot be put into a box: {error}") from error
+            if isinstance(error, CannotStart):
+                raise ServiceError(f"no box can be had for the session: {error}") from error
             raise
         return workspace
+
+    async def _open(self, slot: Slot, cpu_s: float) -> Workspace:
+        house, limits = self.house, self.request.limits
+        bounds = WorkspaceLimits(
+            cpu_s=cpu_s,
+            wall_s=max(limits.life_s - self.age_s, LEAST_LIFE_S),
+            memory_bytes=limits.memory_bytes,
+            processes=limits.processes,
+            open_files=limits.open_files,
+            file_bytes=limits.file_bytes,
+        )
+        try:
+            return await house.in_thread(house.open_workspace, slot, bounds)
+        except BoxLost:  # as it was left by somebody else, or by the host
+            await house.in_thread(slot.replace)
+            return await house.in_thread(house.open_workspace, slot, bounds)
 
     async def _leave(self) -> None:
         """Gives its box back, as new; whatever ran in it is ended."""

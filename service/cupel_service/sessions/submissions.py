@@ -58,7 +58,8 @@ async def submit(session: Session, request: SubmitRequest, judge: Judge) -> Subm
     try:
         content = await read_file(session, request.path, SOURCE_BYTES_MAX)
         source = content.decode("utf-8", "replace")
-        judgement, suite = await judge(submission_of(session.request, language, source))
+        with session.judging():
+            judgement, suite = await judge(submission_of(session.request, language, source))
         counted = judgement.verdict is not Verdict.JE
     finally:
         session.submissions_left += not counted

@@ -57,6 +57,15 @@ def test_a_folder_holds_all_of_a_problem(tmp_path: Path) -> None:
     )
 
 
+def test_public_tests_are_named_in_the_settings(tmp_path: Path) -> None:
+    files = {f"tests/{tier}/a.{ending}": "1\n" for tier in (1, 2) for ending in ("in", "ans")}
+    folder = write(tmp_path / "shown", {"problem.toml": 'public = ["1/a"]\n', **files})
+    assert [test.public for test in load_problem(folder).tests] == [True, False]
+    write(folder, {"problem.toml": 'public = ["1/b"]\n'})
+    with pytest.raises(cupel.ProblemFolderError, match="no test is called '1/b'"):
+        load_problem(folder)
+
+
 def test_folders_of_tests_are_tiers_and_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
     names = ["2/a", "1/10", "1/9", "1/b"]
     files: dict[str, bytes | str] = {"problem.toml": ""}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cupel.schema import Language
 from cupel_sandbox.box import MEBIBYTE, Outcome, Run
-from cupel_sandbox.errors import BoxLost, CannotStart
+from cupel_sandbox.errors import BoxLost, BoxRefused, CannotStart
 from cupel_sandbox.toolchains import Toolchain
 
 PYTHON_ONLY = (
@@ -86,7 +86,10 @@ class FakeBox:
         self._files[path] = content
 
     def get(self, path: str, max_bytes: int) -> bytes:
-        return self._files[path]
+        try:
+            return self._files[path]
+        except KeyError:
+            raise BoxRefused(f"{path}: No such file or directory") from None
 
     def run(self, runs: Iterable[Run]) -> Iterator[Outcome]:
         for run in runs:
@@ -99,7 +102,8 @@ class FakeBox:
         self._files.clear()
 
     def _run(self, run: Run) -> Outcome:
-        action, _, argument = self._files["main.py"].decode(errors="replace").strip().partition(" ")
+        source = self._files.get("main.py", b"")  # none: a look for a shell
+        action, _, argument = source.decode(errors="replace").strip().partition(" ")
         stdin = run.stdin if isinstance(run.stdin, bytes) else run.stdin.encode()
         if not action:  # the baseline is measured by an empty program
             return outcome(b"", memory_bytes=BASELINE_BYTES)

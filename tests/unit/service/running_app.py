@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from cupel_service.app import create_app
 from cupel_service.app_state import app_runtime
+from cupel_service.boxes import SessionBoxes
 from cupel_service.queue.contract import Dispatcher
 from cupel_service.settings import Settings
 
@@ -42,11 +43,14 @@ class Service:
 
 @asynccontextmanager
 async def service(
-    folder: Path, pool: FakePool | None = None, **fields: Any
+    folder: Path,
+    pool: FakePool | None = None,
+    session_boxes: SessionBoxes | None = None,
+    **fields: Any,
 ) -> AsyncIterator[Service]:
     settings = Settings.model_validate({"data_dir": folder, "stop_grace_s": 60.0, **fields})
     pool = pool or FakePool()
-    app = create_app(settings, pool)
+    app = create_app(settings, pool, session_boxes)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=LOOPBACK) as client:
@@ -61,12 +65,13 @@ def within(
     folder: Path,
     scenario: Callable[[Service], Awaitable[None]],
     pool: FakePool | None = None,
+    session_boxes: SessionBoxes | None = None,
     **fields: Any,
 ) -> None:
     """Runs a scenario against a fresh service."""
 
     async def run() -> None:
-        async with service(folder, pool, **fields) as running:
+        async with service(folder, pool, session_boxes, **fields) as running:
             await scenario(running)
 
     asyncio.run(run())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_boxes import BASELINE_BYTES, PYTHON_ONLY, FakePool, echo_problem, python
+from fake_workspaces import Stage
 from running_app import Service, problem_of, within
 
 from cupel.schema import Language
@@ -334,6 +335,10 @@ def test_the_openapi_document_has_examples_that_are_valid(tmp_path: Path) -> Non
     async def scenario(service: Service) -> None:
         document = (await service.client.get("/openapi.json")).json()
         await service.client.put("/v1/problems/two-sum", json=echo_problem())
+        opened = await service.client.post("/v1/sessions", json={"problem": "two-sum"})
+        session = f"/v1/sessions/{opened.json()['id']}"
+        await service.client.put(f"{session}/files/main.py", content=b"echo")
+        snapshot = (await service.client.post(f"{session}/snapshots")).json()["id"]
         tried = 0
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
@@ -343,10 +348,11 @@ def test_the_openapi_document_has_examples_that_are_valid(tmp_path: Path) -> Non
                     body = json.dumps(example["value"]).replace('"c"', '"python"').encode()
                     # The fake boxes know no Python: what matters is that it is understood.
                     body = body.replace(b"print(", b"print (").replace(b"int main", b"echo ")
-                    url = path.format(problem_id="example")
+                    body = body.replace(b"0123456789abcdef01234567", snapshot.encode())
+                    url = path.format(problem_id="example", session_id=opened.json()["id"])
                     answer = await service.client.request(method, url, content=body)
                     assert answer.is_success, answer.text
                     tried += 1
-        assert tried == 4
+        assert tried == 12
 
-    within(tmp_path, scenario)
+    within(tmp_path, scenario, session_boxes=Stage().boxes(2))

@@ -12,6 +12,7 @@ import pytest
 import schemathesis
 import uvicorn
 from fake_boxes import FakePool
+from fake_workspaces import Stage
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -33,7 +34,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("data")
     pool = FakePool(2)
     pool.gate.set()
-    app = create_app(Settings(data_dir=folder), pool)
+    stage = Stage()
+    stage.gate.set()
+    app = create_app(Settings(data_dir=folder), pool, stage.boxes(2))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -90,10 +90,20 @@ def test_errors_and_representations_show_no_key(monkeypatch: pytest.MonkeyPatch)
     assert SECRET not in explain(caught.value) + str(caught.value)
 
 
-def test_the_guide_to_clusters_names_settings_that_exist() -> None:
-    guide = Path(__file__).parents[3] / "docs" / "cluster.md"
+@pytest.mark.parametrize("name", ["cluster.md", "sessions.md"])
+def test_the_guides_name_settings_that_exist(name: str) -> None:
+    guide = Path(__file__).parents[3] / "docs" / name
     named = set(re.findall(r"CUPEL_([A-Z_]+[A-Z])", guide.read_text()))
     assert named <= {name.upper() for name in Settings.model_fields}
+
+
+def test_the_guide_to_sessions_names_their_defaults() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "sessions.md").read_text()
+    units = {"MiB": 2**20, "GiB": 2**30, "": 1}
+    rows = re.findall(r"^\| `CUPEL_([A-Z_]+)` \| (\d+) ?(MiB|GiB|) \|", guide, re.MULTILINE)
+    assert len(rows) == 7
+    for name, number, unit in rows:
+        assert Settings.model_fields[name.lower()].default == int(number) * units[unit], name
 
 
 def test_a_file_of_keys_is_a_key(tmp_path: Path) -> None:
