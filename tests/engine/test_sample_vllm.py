@@ -16,8 +16,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "trainer"))
 from tiny_causal_lm import make_checkpoint, write_problems
 from typer.testing import CliRunner
 
+from cupel_trainer.episodes.message import assistant, user
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import CONTEXT, Completion, Request
 from cupel_trainer.evaluate.engine_hf import HfEngine
 from cupel_trainer.evaluate.engine_vllm import IN_FLIGHT, VllmEngine
 from cupel_trainer.evaluate.record_file import read_lines
@@ -121,3 +122,18 @@ OPTIONS = [(name, str(value).lower()) for name, value in CPU.items()]
 def read(out: Path) -> list[Sample]:
     found = [line.record for line in read_lines(out, Sample)]
     return sorted(found, key=lambda each: (each.problem, each.sample))
+
+
+def test_turns_of_conversations_are_drawn_as_they_are_wanted(
+    engine: VllmEngine, checkpoint: Path
+) -> None:
+    conversation = (user(PROMPTS[0]), assistant("print(1)"), user("exit code 0"))
+    grown = (user("a"), assistant("b" * 600), user("c"))
+    wanted = iter([None, Request(conversation, 5), None, Request(grown, 6), None, None])
+    drawn = list(engine.draw(wanted, Sampling(temperature=0, max_tokens=8)))
+    assert drawn[0] == []  # nothing to do yet
+    turns = {each.index: each for some in drawn for each in some}
+    assert (turns[1].text, turns[1].finish_reason) == ("", CONTEXT)
+    other = HfEngine(str(checkpoint), dtype="float32", device="cpu")
+    (expected,) = draw(other, [Request(conversation, 5)], Sampling(temperature=0, max_tokens=8))
+    assert (turns[0].text, turns[0].prompt_tokens) == (expected.text, expected.prompt_tokens)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -297,3 +301,44 @@ def test_samples_of_episodes_are_drawn_and_judged(
             return [each.id for each in await client.problems.list()]
 
     assert asyncio.run(left()) == []  # what was registered for the run is gone
+
+
+def counting_policy(messages: list[dict[str, str]], seed: int) -> str:
+    """Runs one to three programs that print seeds; answers by the last of them."""
+    time.sleep(0.02)
+    if len(messages) < 3 + 2 * (len(messages[1]["content"]) % 3 if len(messages) > 1 else 0):
+        return run(f"print({seed})")
+    return "answer " + messages[-1]["content"].split()[5]
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_episodes_ends_as_one_that_was_not(service: str, tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"id": f"sum{number}", "statement": "Add."} for number in range(3)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def lines(path: Path) -> list[str]:
+        return sorted(path.read_text().splitlines()[1:]) if path.exists() else []
+
+    with running_openai() as fake:
+        fake.script = counting_policy
+        options = ["--engine", "openai", "--base-url", fake.url, "--service", service]
+        options += ["--problems", str(problems), "-n", "12", "--setting", "tools"]
+        options += ["--episodes", "8"]
+        whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+        assert sampled("sample", "scripted", "--out", whole, *options).exit_code == 0
+        command = [sys.executable, "-m", "cupel.cli", "sample", "scripted", "--out", str(killed)]
+        process = subprocess.Popen(
+            [*command, *options],
+            env={**os.environ},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(lines(killed)) < 6:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 6 <= len(lines(killed)) < 36
+        assert sampled("sample", "scripted", "--out", killed, *options).exit_code == 0
+    assert lines(killed) == lines(whole)
+    assert len({json.loads(line)["turns"] for line in lines(whole)}) > 1

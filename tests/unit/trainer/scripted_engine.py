@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from cupel_trainer.episodes.message import Messages
-from cupel_trainer.evaluate.engine import Completion, Request
+from cupel_trainer.evaluate.engine import Completion, Request, Waiting
 from cupel_trainer.evaluate.records import Sampling
 
 Script = Callable[[Messages, int], str]
@@ -13,22 +13,28 @@ Script = Callable[[Messages, int], str]
 
 
 class ScriptedEngine:
-    """Answers by a script, in groups of `together`; keeps what it was asked."""
+    """Answers by a script, in groups of `together`; keeps what it was asked, and how much."""
 
-    def __init__(self, script: Script, together: int = 1) -> None:
+    def __init__(self, script: Script, together: int = 1, at_once: int = 8) -> None:
         self.together = together
+        self.at_once = max(together, at_once)
+        self.most_at_once = 0
         self.asked: list[list[Request]] = []
         self._script = script
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
-        self.asked.append(list(requests))
-        for start in range(0, len(requests), self.together):
-            yield [
-                self._completion(index, requests[index])
-                for index in range(start, min(start + self.together, len(requests)))
-            ]
+        self.asked.append([])
+        waiting = Waiting(iter(requests))
+        held: list[tuple[int, Request]] = []
+        while not (waiting.over and not held):
+            while len(held) < self.at_once and (each := waiting.take()):
+                self.asked[-1].append(each[1])
+                held.append(each)
+            self.most_at_once = max(self.most_at_once, len(held))
+            done, held = held[-self.together :], held[: -self.together]  # in any order
+            yield [self._completion(*each) for each in done]
 
     def _completion(self, index: int, request: Request) -> Completion:
         text = self._script(request.messages, request.seed)

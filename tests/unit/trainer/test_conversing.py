@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class World:
         self.episodes: list[Episode] = []
         self.failing: dict[str, CupelError] = {}
         self.most_at_once = 0
+        self.before_play: Callable[[], None] = lambda: None
         self._setting = setting
         self._client = FakeClient()
         self._environment = Environment(self._client)
@@ -64,6 +65,7 @@ class World:
         self, episode: Episode, text: str, *, tokens: int, cut: bool
     ) -> Observation | Answer | Masked:
         await asyncio.sleep(len(self.episodes) % 3 / 500)  # boxes take their time, each its own
+        self.before_play()
         self._client.fail = self.failing.get(str(episode.problem))
         return await self._environment.play(episode, text, tokens=tokens, cut=cut)
 
@@ -132,6 +134,17 @@ def test_so_many_episodes_are_under_way_at_most() -> None:
         drawn = [each for some in policy.answer(tasks(5)) for each in some]
     assert len(drawn) == 15
     assert world.most_at_once <= 3
+    assert engine.most_at_once <= 3
+
+
+def test_an_engine_that_takes_turns_as_they_come_is_asked_once_and_kept_full() -> None:
+    engine, world = ScriptedEngine(script, at_once=6), World()
+    with conversing(engine, world) as policy:
+        drawn = [each for some in policy.answer(tasks(10)) for each in some]
+    assert len(drawn) == 30
+    (asked,) = engine.asked
+    assert len(asked) == sum(each.turns for each in drawn)
+    assert engine.most_at_once == 6
 
 
 def test_a_conversation_that_outgrows_the_model_ends() -> None:
@@ -150,6 +163,25 @@ def test_a_fault_of_the_service_leaves_a_sample_out(caplog: pytest.LogCaptureFix
         drawn = [each for some in policy.answer(tasks(2)) for each in some]
     assert {each.problem for each in drawn} == {"p0", "p2"}
     assert "sample 0 of problem 'p1' is left out" in caplog.text
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_what_others_finished_is_kept_when_a_run_ends_early(together: int) -> None:
+    def one_is_slow(messages: Messages, seed: int) -> str:
+        return run_one if messages[0].content == "p1" or len(messages) == 1 else "answer"
+
+    run_one = "```run\nprint(1)\n```"
+    engine, world = ScriptedEngine(one_is_slow, together, at_once=100), World()
+
+    def away_later() -> None:
+        if sum(each.result is not None for each in world.episodes) == 8:
+            world.failing["p1"] = ServiceUnavailable("it is away")
+
+    world.before_play = away_later
+    drawn: list[Sample] = []
+    with conversing(engine, world) as policy, pytest.raises(EpisodeError):
+        drawn.extend(each for some in policy.answer(tasks(4)) for each in some)
+    assert len(drawn) == 8
 
 
 def test_a_service_that_is_away_ends_the_run() -> None:

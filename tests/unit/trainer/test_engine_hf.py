@@ -206,3 +206,12 @@ def test_a_conversation_that_outgrew_the_model_has_no_further_turn(tmp_path: Pat
     assert by_index[1].completion_tokens > 0
     (alone,) = draw(short, [Request(grown, 1)])
     assert (alone.text, alone.finish_reason) == ("", CONTEXT)
+
+
+def test_turns_are_drawn_as_they_are_wanted(engine: HfEngine) -> None:
+    wanted = [Request.of_prompt(PROMPTS[number % 2], number) for number in range(5)]
+    expected = [each.text for each in draw(engine, wanted)]
+    drawn = list(engine.draw(iter([None, *wanted[:2], None, *wanted[2:]]), Sampling(max_tokens=12)))
+    assert [len(some) for some in drawn] == [0, 2, 3]
+    assert [each.index for some in drawn for each in some] == list(range(5))
+    assert [each.text for some in drawn for each in some] == expected

@@ -207,3 +207,13 @@ def test_a_conversation_that_outgrew_the_model_has_no_further_turn(fake: FakeOpe
     with pytest.raises(EngineError, match="maximum context length"):  # a prompt: for good
         list(engine.draw([Request.of_prompt("ask", 7)], SAMPLING))
     engine.close()
+
+
+def test_turns_are_drawn_as_they_are_wanted(fake: FakeOpenAI) -> None:
+    engine = OpenAIEngine(Endpoint(fake.url, "m"))
+    fake.script = lambda messages, seed: messages[-1]["content"]
+    drawn = list(engine.draw(iter([None, *REQUESTS[:2], None, *REQUESTS[2:]]), SAMPLING))
+    engine.close()
+    assert drawn[0] == []  # nothing to do yet
+    texts = {each.index: each.text for some in drawn for each in some}
+    assert texts == {nth: f"prompt {nth}" for nth in range(6)}

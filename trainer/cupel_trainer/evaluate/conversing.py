@@ -1,9 +1,10 @@
 """The settings `tools` and `agentic`: a sample is a whole episode, its turns by an engine.
 
 Many episodes are under way at one time. While the engine computes the turns of some, the programs
-of the others run at the service. Episodes go in groups of as many as the engine computes together,
-and a group's next turns are asked for when all its programs have ended: what is computed together
-then depends on the episodes only, not on how fast the service was.
+of the others run at the service. An engine that computes each request on its own takes turns as
+they are wanted. For one that computes batches, episodes go in groups of this size, and a group's
+next turns are asked for when all its programs have ended: what is computed together then depends on
+the episodes only, not on how fast the service was.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cupel.errors import CupelError
 from cupel_trainer.episodes.episode import Answer, End, Episode, Masked, Observation
 from cupel_trainer.episodes.loop_thread import LoopThread
-from cupel_trainer.errors import EpisodeError
+from cupel_trainer.errors import EpisodeError, TrainerError
 from cupel_trainer.evaluate.engine import CONTEXT, Completion, Engine, Request
 from cupel_trainer.evaluate.records import Sample, Sampling
 from cupel_trainer.evaluate.sampling import SEEDS, Task
@@ -59,6 +61,48 @@ class _Player:
         return self.episode is not None and self.episode.result is not None
 
 
+@dataclass(slots=True)
+class _Round:
+    """The groups of players of one call.
+
+    Args:
+        waiting: Not begun.
+        acting: Steps under way at the service, and whose group each is.
+        ready: Those whose next turns may be drawn.
+        samples: Of episodes that have ended, not taken yet.
+        under_way: Episodes that have begun and whose group has not ended.
+    """
+
+    waiting: deque[list[_Player]]
+    acting: dict[Future[None], list[_Player]] = field(default_factory=dict)
+    ready: deque[list[_Player]] = field(default_factory=deque)
+    samples: list[Sample] = field(default_factory=list)
+    under_way: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing waits, acts or is ready."""
+        return not (self.waiting or self.acting or self.ready)
+
+    def settle(self, future: Future[None]) -> bool:
+        """Takes note of a step that ended; whether it was the last one of its group."""
+        group = self.acting.pop(future)
+        future.result()
+        if any(other is group for other in self.acting.values()):
+            return False
+        self.samples += _new_samples(group)
+        if all(player.over for player in group):
+            self.under_way -= len(group)
+        else:
+            self.ready.append(group)
+        return True
+
+    def take_samples(self) -> list[Sample]:
+        """The samples since the last time."""
+        taken, self.samples = self.samples, []
+        return taken
+
+
 class Conversing:
     """Answers a problem by an episode.
 
@@ -93,62 +137,85 @@ class Conversing:
     def answer(self, tasks: Sequence[Task]) -> Iterator[Sequence[Sample]]:
         """Plays an episode for each task; one that our own fault ended yields no sample."""
         size = self._engine.together
-        waiting = deque(
-            [_Player(task) for task in tasks[start : start + size]]
-            for start in range(0, len(tasks), size)
+        round_ = _Round(
+            deque(
+                [_Player(task) for task in tasks[start : start + size]]
+                for start in range(0, len(tasks), size)
+            )
         )
-        acting: dict[Future[None], list[_Player]] = {}  # steps under way, and whose group each is
-        ready: deque[list[_Player]] = deque()
-        under_way = 0
         try:
-            while waiting or acting or ready:
-                while waiting and (not under_way or under_way + size <= self._episodes):
-                    group = waiting.popleft()
-                    under_way += len(group)
-                    for player in group:
-                        acting[self._loop.start(self._begin(player))] = group
-                for group in self._settled(acting, block=not ready):
-                    if samples := _take_samples(group):
-                        yield samples
-                    if all(player.over for player in group):
-                        under_way -= len(group)
-                    else:
-                        ready.append(group)
-                if ready:
-                    self._take_turns(ready, acting)
+            yield from self._flow(round_) if size == 1 else self._take_turns(round_)
+        except (TrainerError, CupelError):
+            if samples := round_.take_samples():
+                yield samples  # what others have finished is kept
+            raise
         finally:
-            for future in acting:
+            for future in round_.acting:
                 future.cancel()
 
-    def _take_turns(
-        self, ready: deque[list[_Player]], acting: dict[Future[None], list[_Player]]
-    ) -> None:
-        """Draws turns and starts what comes of each as soon as it is there."""
-        groups = [ready.popleft()] if self._engine.together > 1 else list(ready)
-        if self._engine.together == 1:
-            ready.clear()
-        players = [(player, group) for group in groups for player in group if not player.over]
-        requests = [_request(player) for player, _ in players]
-        for completions in self._engine.draw(requests, self._sampling):
-            for each in completions:
-                player, group = players[each.index]
-                acting[self._loop.start(self._act(player, each))] = group
+    def _take_turns(self, round_: _Round) -> Iterator[Sequence[Sample]]:
+        """Group after group: each call of the engine computes one, as it was given."""
+        while not round_.over:
+            self._go_on(round_, block=not round_.ready)
+            if samples := round_.take_samples():
+                yield samples
+            if round_.ready:
+                group = round_.ready.popleft()
+                players = [player for player in group if not player.over]
+                requests = [_request(player) for player in players]
+                for completions in self._engine.draw(requests, self._sampling):
+                    for each in completions:
+                        player = players[each.index]
+                        round_.acting[self._loop.start(self._act(player, each))] = group
 
-    def _settled(
-        self, acting: dict[Future[None], list[_Player]], *, block: bool
-    ) -> list[list[_Player]]:
-        """The groups of which every step has ended; waits for one if it must."""
-        settled: list[list[_Player]] = []
-        while acting and not settled:
-            done, _ = wait(acting, timeout=None if block else 0, return_when=FIRST_COMPLETED)
-            for future in done:
-                group = acting.pop(future)
-                future.result()
-                if not any(other is group for other in acting.values()):
-                    settled.append(group)
-            if not block:
-                break
-        return settled
+    def _flow(self, round_: _Round) -> Iterator[Sequence[Sample]]:
+        """One call of the engine, which takes turns as they are wanted."""
+        players: list[_Player] = []  # by the index of their requests
+        drawing = 0
+
+        def feed() -> Iterator[Request | None]:
+            nonlocal drawing
+            while drawing or not round_.over:
+                self._go_on(round_, block=False)
+                if not round_.ready:
+                    yield None
+                    continue
+                players.extend(round_.ready.popleft())  # a group of one
+                drawing += 1
+                yield _request(players[-1])
+
+        for completions in self._engine.draw(feed(), self._sampling):
+            for each in completions:
+                drawing -= 1
+                player = players[each.index]
+                round_.acting[self._loop.start(self._act(player, each))] = [player]
+            if not drawing:
+                self._go_on(round_, block=not round_.ready)
+            if samples := round_.take_samples():
+                yield samples
+        if samples := round_.take_samples():
+            yield samples
+
+    def _go_on(self, round_: _Round, *, block: bool) -> None:
+        """Begins episodes, as many as may be under way, and takes note of steps that ended.
+
+        Args:
+            round_: Where that is kept.
+            block: Wait until some group's steps have ended, if any step is under way.
+        """
+        size = self._engine.together
+        while round_.waiting and (
+            not round_.under_way or round_.under_way + size <= self._episodes
+        ):
+            group = round_.waiting.popleft()
+            round_.under_way += len(group)
+            for player in group:
+                round_.acting[self._loop.start(self._begin(player))] = group
+        while round_.acting:
+            done, _ = wait(round_.acting, timeout=None if block else 0, return_when=FIRST_COMPLETED)
+            settled = [round_.settle(future) for future in done]
+            if any(settled) or not block:
+                return
 
     async def _begin(self, player: _Player) -> None:
         player.episode = await self._world.begin(player.task.problem)
@@ -203,7 +270,7 @@ def _request(player: _Player) -> Request:
     return Request(episode.messages, turn_seed(player.task.seed, episode.turns))
 
 
-def _take_samples(group: list[_Player]) -> list[Sample]:
+def _new_samples(group: list[_Player]) -> list[Sample]:
     """The samples of the episodes that have ended since the last time."""
     samples = []
     for player in group:

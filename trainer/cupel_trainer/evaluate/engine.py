@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -50,6 +50,29 @@ class Completion:
     finish_reason: str
 
 
+@dataclass(slots=True)
+class Waiting:
+    """Requests that an engine takes one by one, while it computes others.
+
+    Args:
+        requests: As of `Engine.draw`.
+    """
+
+    requests: Iterator[Request | None]
+    taken: int = 0
+    over: bool = False
+
+    def take(self) -> tuple[int, Request] | None:
+        """The next request with its index; None if there is none now, or, if it is over, none."""
+        for request in self.requests:
+            if request is None:
+                return None
+            self.taken += 1
+            return self.taken - 1, request
+        self.over = True
+        return None
+
+
 def out_of_context(index: int, prompt_tokens: int = 0) -> Completion:
     """What stands for the next turn of a conversation that has become too long."""
     return Completion(index, "", prompt_tokens, 0, CONTEXT)
@@ -67,16 +90,18 @@ class Engine(Protocol):
         """
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
         """Draws a completion for each request.
 
         Args:
-            requests: What is wanted.
+            requests: What is wanted. None stands for `none now`: the engine goes on with what it
+                has, and asks for the next one soon again.
             sampling: Temperature, top-p and length; its seed is not used.
 
         Yields:
-            Completions as they are finished, in any order, some at a time.
+            Completions as they are finished, in any order, some at a time; none at all where there
+            is nothing to do now, so that the caller can wait for what comes next.
 
         Raises:
             EngineError: The engine failed for good, or a prompt is too long for the model. (Where a

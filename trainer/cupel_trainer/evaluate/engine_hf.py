@@ -8,10 +8,11 @@ generator of its own, a sample depends on its seed and not on what else is in th
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cupel_trainer.episodes.message import Messages
 from cupel_trainer.errors import EngineError
 from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
 from cupel_trainer.evaluate.prompt_tokens import encode_prompts
@@ -68,24 +69,22 @@ class HfEngine:
         return self._batch_size
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
         """Draws batch after batch; see `Engine`."""
-        encoded = encode_prompts(
-            self._tokenizer,
-            (request.messages for request in requests),
-            chat=self._chat,
-            context_tokens=self._context_tokens,
-            checkpoint=self._checkpoint,
-        )
-        for start in range(0, len(requests), self._batch_size):
+        if isinstance(requests, Sequence):
+            self._encode(requests)  # what is too long is said before anything is drawn
+        start = 0
+        for asked in _batches(requests, self._batch_size):
+            encoded = self._encode(asked)
             completions, batch = [], []
-            for index in range(start, min(start + self._batch_size, len(requests))):
-                ids = encoded[requests[index].messages]
+            for index, request in enumerate(asked, start):
+                ids = encoded[request.messages]
                 if ids is None:
                     completions.append(out_of_context(index))
                 else:
-                    batch.append(_Row(index, ids, requests[index].seed))
+                    batch.append(_Row(index, ids, request.seed))
+            start += len(asked)
             if batch:
                 prompts, seeds = [row.prompt for row in batch], [row.seed for row in batch]
                 completions += [
@@ -95,6 +94,15 @@ class HfEngine:
                     )
                 ]
             yield completions
+
+    def _encode(self, requests: Iterable[Request | None]) -> dict[Messages, list[int] | None]:
+        return encode_prompts(
+            self._tokenizer,
+            (request.messages for request in requests if request is not None),
+            chat=self._chat,
+            context_tokens=self._context_tokens,
+            checkpoint=self._checkpoint,
+        )
 
     def close(self) -> None:
         """Lets go of the model and its memory."""
@@ -142,6 +150,19 @@ class HfEngine:
             completion_tokens=len(kept),
             finish_reason="length" if ended is None else "stop",
         )
+
+
+def _batches(requests: Iterable[Request | None], size: int) -> Iterator[list[Request]]:
+    """Requests in groups of a size; fewer, or none, where there are no more now."""
+    batch: list[Request] = []
+    for request in requests:
+        if request is not None:
+            batch.append(request)
+        if request is None or len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 # Any: transformers has no types that mypy --strict can use.

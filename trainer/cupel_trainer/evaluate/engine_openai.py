@@ -11,14 +11,14 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
 
 from cupel_trainer.episodes.message import as_dicts, plain_text
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
+from cupel_trainer.evaluate.engine import Completion, Request, Waiting, out_of_context
 from cupel_trainer.evaluate.records import Sampling
 
 TRIES = 8
@@ -26,6 +26,7 @@ TRIES = 8
 LONGEST_PAUSE_S = 60.0
 
 _SHOWN_CHARACTERS = 300
+_ASK_AGAIN_S = 0.02  # where none was waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +79,32 @@ class OpenAIEngine:
         return 1
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
         """Draws with as many requests under way as the endpoint may have; see `Engine`."""
         http = self._http()
-        waiting = iter(enumerate(requests))
+        waiting = Waiting(iter(requests))
         running: set[asyncio.Task[Completion]] = set()
         failed: list[asyncio.Task[Completion]] = []
 
         async def finished() -> list[Completion]:
-            for task in failed:
-                task.result()  # raises, now that what came with it is kept
-            while len(running) < self._endpoint.concurrency and (each := next(waiting, None)):
-                running.add(asyncio.create_task(self._ask(http, *each, sampling)))
-            if not running:
-                return []
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            running.difference_update(done)
-            failed.extend(task for task in done if task.exception() is not None)
-            completions = [task.result() for task in done if task not in failed]
-            return completions or await finished()
+            """Completions; none if none is under way and none is waiting now."""
+            while True:
+                for task in failed:
+                    task.result()  # raises, now that what came with it is kept
+                while len(running) < self._endpoint.concurrency and (each := waiting.take()):
+                    running.add(asyncio.create_task(self._ask(http, *each, sampling)))
+                if not running:
+                    return []
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=None if waiting.over else _ASK_AGAIN_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                running.difference_update(done)
+                failed.extend(task for task in done if task.exception() is not None)
+                if completions := [task.result() for task in done if task not in failed]:
+                    return completions
 
         async def leave() -> None:
             for task in running:
@@ -106,7 +113,7 @@ class OpenAIEngine:
             await http.aclose()
 
         try:
-            while completions := self._runner.run(finished()):
+            while (completions := self._runner.run(finished())) or not waiting.over:
                 yield completions
         finally:
             self._runner.run(leave())

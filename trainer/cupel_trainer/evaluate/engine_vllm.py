@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cupel_trainer.episodes.message import Messages
 from cupel_trainer.errors import EngineError
-from cupel_trainer.evaluate.engine import Completion, Request, out_of_context
+from cupel_trainer.evaluate.engine import Completion, Request, Waiting, out_of_context
 from cupel_trainer.evaluate.prompt_tokens import encode_prompts
 from cupel_trainer.evaluate.records import Sampling
 
@@ -59,24 +60,18 @@ class VllmEngine:
         return 1
 
     def draw(
-        self, requests: Sequence[Request], sampling: Sampling
+        self, requests: Iterable[Request | None], sampling: Sampling
     ) -> Iterator[Sequence[Completion]]:
         """Draws with the engine always full; see `Engine`."""
         engine = self._llm.llm_engine
-        encoded = encode_prompts(
-            self._tokenizer,
-            (request.messages for request in requests),
-            chat=self._chat,
-            context_tokens=engine.model_config.max_model_len,
-            checkpoint=self._checkpoint,
-        )
-        waiting = iter(enumerate(requests))
+        encoded = self._encode(requests) if isinstance(requests, Sequence) else {}
+        waiting = Waiting(iter(requests))
         indices: dict[str, int] = {}
         try:
             while True:
-                while len(indices) < IN_FLIGHT and (following := next(waiting, None)):
+                while len(indices) < IN_FLIGHT and (following := waiting.take()):
                     index, request = following
-                    ids = encoded[request.messages]
+                    ids = (encoded or self._encode([request]))[request.messages]
                     if ids is None:
                         yield [out_of_context(index)]
                         continue
@@ -89,7 +84,10 @@ class VllmEngine:
                         _params(sampling, request.seed),
                     )
                 if not indices:
-                    return
+                    if waiting.over:
+                        return
+                    yield []
+                    continue
                 finished = [output for output in self._step() if output.finished]
                 if finished:
                     yield [
@@ -99,6 +97,15 @@ class VllmEngine:
         except GeneratorExit:  # the caller stops early
             engine.abort_request(list(indices))
             raise
+
+    def _encode(self, requests: Sequence[Request | None]) -> dict[Messages, list[int] | None]:
+        return encode_prompts(
+            self._tokenizer,
+            (request.messages for request in requests if request is not None),
+            chat=self._chat,
+            context_tokens=self._llm.llm_engine.model_config.max_model_len,
+            checkpoint=self._checkpoint,
+        )
 
     # Any: vLLM has no types that mypy --strict can use.
     def _step(self) -> list[Any]:

@@ -309,7 +309,7 @@ def _warnings(
     if len(draws) > 1:
         one, other, *_ = draws.values()
         warnings.append(
-            "the checkpoints were not sampled alike (temperature, top-p, length, prompt or budget): "
+            "the checkpoints were not sampled alike (temperature, top-p, length, prompt, budget): "
             f"{one.header.checkpoint.name} and {other.header.checkpoint.name} differ"
         )
     return warnings
