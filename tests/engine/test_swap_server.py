@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import broken_streams
 import httpx
 import pytest
 import typer
-from asking import ENGINE, NEW_TOKENS, PROMPT, TOLERANCE, Answer, distance
+from asking import NEW_TOKENS, PROMPT, TOLERANCE, Answer, distance
+from serving import started_server
 from stage import ALPHAS, Trial, need_vllm
 from typer.testing import CliRunner
 
 from cupel_trainer.engine import ServerEngine
-from cupel_trainer.engine.swap import SHARED_MEMORY, UNFINISHED_VERSION, WORKER_EXTENSION
+from cupel_trainer.engine.swap import UNFINISHED_VERSION
 from cupel_trainer.engine.swap_command import swap_server
 
 need_vllm()
@@ -37,41 +34,6 @@ pytestmark = [
 
 app = typer.Typer()
 app.command()(swap_server)
-
-
-@contextmanager
-def started_server(model: Path, log: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--worker-extension-cls", WORKER_EXTENSION]
-    command += ["--weight-transfer-config", f'{{"backend": "{SHARED_MEMORY}"}}']
-    for option, value in ENGINE.items():
-        command.append("--" + option.replace("_", "-"))
-        command += [] if value is True else [str(value)]
-    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while not is_healthy(url):
-            assert server.poll() is None, log.read_text()[-4000:]
-            time.sleep(0.2)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # its workers, too
-        server.wait()
-
-
-def is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=10).is_success
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")

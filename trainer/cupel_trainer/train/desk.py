@@ -146,9 +146,16 @@ class Desk:
         """
         return self.call(self._judge(problem, completion, step))
 
-    def info(self) -> Info:
-        """What the service runs on; waits for it as for verdicts."""
-        return self.call(self.patiently(self.client.info)).result()
+    def info(self, patience_s: float | None = None) -> Info:
+        """What the service runs on.
+
+        Args:
+            patience_s: How long it is waited for; by default as long as for verdicts.
+
+        Raises:
+            TrainingError: It stayed away for longer.
+        """
+        return self.call(self.patiently(self.client.info, patience_s)).result()
 
     def close(self) -> None:
         """Ends the thread; what was registered is removed, if the service is there."""
@@ -175,26 +182,32 @@ class Desk:
         reward = RewardSpec(kind=recipe.reward.kind, coverage=level, weights=recipe.reward.weights)
         return target, Specs(reward, extra), level
 
-    async def patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def patiently(
+        self, ask: Callable[[], Awaitable[_Answer]], patience_s: float | None = None
+    ) -> _Answer:
         """Asks until there is an answer.
+
+        Args:
+            ask: Asks once.
+            patience_s: By default the recipe's.
 
         Raises:
             TrainingError: The service stayed away for longer than the recipe's patience.
             CupelError: It refuses; asking again would not help.
         """
         pause_s, began_s = PAUSE_S, time.monotonic()
+        if patience_s is None:
+            patience_s = self._recipe.service.patience_s
         while True:
             try:
                 answer = await ask()
             except AWAY as error:
                 waited_s = time.monotonic() - began_s
-                patience_s = self._recipe.service.patience_s
                 if waited_s + pause_s > patience_s:
                     raise TrainingError(
-                        f"the service was away for {waited_s:.0f} s, which is all the patience "
-                        f"that the recipe has (service.patience_s = {patience_s:g}): {error}. "
-                        "Start it, and run the same command again: training goes on from its last "
-                        "checkpoint"
+                        f"the service was away for {waited_s:.0f} s, longer than it is waited for "
+                        f"({patience_s:g} s; service.patience_s in the recipe): {error}. Start it, "
+                        "and run the same command again: training goes on from its last checkpoint"
                     ) from error
                 if self._away_since_s is None:
                     self._away_since_s = began_s

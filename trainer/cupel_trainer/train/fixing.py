@@ -60,7 +60,7 @@ class Fixer:
             return 0
         processes = recipe.parallelism.processes
         own = recipe.optimiser.prompts_per_step // processes
-        return processes * min(own - 1, round(own * recipe.fixing.share))
+        return processes * min(own - 1, max(1, round(own * recipe.fixing.share)))
 
     def replace(
         self, slots: Sequence[Slot], process: int, processes: int

@@ -60,7 +60,8 @@ def load_policy(recipe: Recipe) -> Policy:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # the run has one of its own
+    hide_bars: Any = disable_progress_bar  # it has no types
+    hide_bars()  # the run has one of its own
     tokenizer = load_tokenizer(recipe)
     path = recipe.model.path
     loader: Any = AutoModelForCausalLM

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cupel.schema import Language, RewardKind
 from cupel_trainer.episodes.budget import Budget
 from cupel_trainer.evaluate.records import Setting
+from cupel_trainer.plan.assumptions import Assumptions
 from cupel_trainer.train.coverage import Coverage
 
 
@@ -314,6 +315,14 @@ class RolloutKind(StrEnum):
     VLLM_COLOCATE = "vllm-colocate"
 
 
+class VerifySync(StrEnum):
+    """When the weights of a vLLM server are compared with the trainer's."""
+
+    NEVER = "never"
+    FIRST = "first"
+    EVERY = "every"
+
+
 class Rollouts(Section):
     """Where completions are drawn."""
 
@@ -334,6 +343,21 @@ class Rollouts(Section):
     tensor_parallel: int = Field(1, ge=1, le=64, description="vllm-colocate: cards per engine.")
     sleep: bool = Field(True, description="vllm-colocate: the engine leaves its memory in updates.")
     timeout_s: float = Field(600.0, ge=1, description="vllm-server: longest wait for it to be up.")
+    turn_timeout_s: float = Field(
+        3600.0, ge=1, description="vllm-server: longest wait for one turn; others may be before it."
+    )
+    in_flight: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="vllm-server: episodes under way at one time per process, each by itself: an "
+        "answer is judged when it ends, and `chunk` does not matter.",
+    )
+    verify_sync: VerifySync = Field(
+        VerifySync.FIRST,
+        description="vllm-server: after the first hand-over of weights, or every one, compare "
+        "its log-probabilities of a fixed sequence with the trainer's; costs one forward.",
+    )
 
     @model_validator(mode="after")
     def _server_has_url(self) -> Self:
@@ -398,6 +422,9 @@ class Recipe(Section):
     checkpoints: Checkpoints = Field(Checkpoints(), description="Where a killed run goes on.")
     logging: Logging = Field(Logging(), description="Curves.")
     fixing: Fixing = Field(Fixing(), description="Online fixing.")
+    plan: Assumptions = Field(
+        Assumptions(), description="Machines and problems as `--plan` takes them to be."
+    )
 
     @property
     def language(self) -> Language | None:
@@ -443,6 +470,11 @@ class Recipe(Section):
             raise ValueError("reward.weights: only for reward.kind = tier_weights")
         if self.model.random_seed is not None and self.optimiser.kl_beta > 0:
             raise ValueError("optimiser.kl_beta: must be 0 with model.random_seed")
+        if self.fixing.enabled and self.optimiser.prompts_per_step < 2 * processes:
+            raise ValueError(
+                "fixing.enabled: needs two prompts per process at least "
+                "(optimiser.prompts_per_step), one of which can be replaced"
+            )
         if reserved := {"full", "tests"} & set(self.reward.extra):
             raise ValueError(f"reward.extra: the name {min(reserved)} is Cupel's own; take another")
         return self

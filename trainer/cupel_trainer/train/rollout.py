@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +56,17 @@ class Sampler(Protocol):
 
     def any_active(self, active: bool) -> bool:
         """Whether any process still has episodes under way; every process asks together."""
+        ...
+
+    def alone(self, number: int) -> Sampler | None:
+        """What draws the turns of one episode by itself, in a thread, while others do the same.
+
+        Args:
+            number: Of the episode within the step and process.
+
+        Returns:
+            Itself asks no other process. None where turns can only be drawn together.
+        """
         ...
 
 
@@ -121,6 +134,7 @@ class Rollout:
         self._template = TurnTemplate(tokenizer, chat=recipe.model.chat)
         self._languages = languages
         self._context_tokens = context_tokens
+        self._encoding = threading.Lock()
 
     def draw(self, slots: Sequence[Slot], sampler: Sampler, step: int) -> Batch:
         """Draws one completion for each slot and has it judged.
@@ -134,18 +148,47 @@ class Rollout:
             TrainingError: The service is away for too long, or a prompt does not fit the model.
         """
         began_s = time.monotonic()
-        rolled: list[Rolled] = []
-        chunk = self._recipe.chunk
         stage = _Stage(self._desk, self._recipe.setting.kind, step)
+        lone = [sampler.alone(number) for number in range(len(slots))]
         try:
-            for start in range(0, len(slots), chunk):
-                begun = [self._begin(slot, stage) for slot in slots[start : start + chunk]]
-                self._play(begun, sampler, stage, step)
-                rolled += begun
+            if all(each is not None for each in lone):
+                rolled = self._play_alone(slots, [each for each in lone if each], stage, step)
+            else:
+                rolled = self._play_chunks(slots, sampler, stage, step)
         finally:
             stage.close()
         tokens = sum(sum(each.track.env_mask) for each in rolled)
         return Batch(tuple(rolled), tokens, time.monotonic() - began_s)
+
+    def _play_chunks(
+        self, slots: Sequence[Slot], sampler: Sampler, stage: _Stage, step: int
+    ) -> list[Rolled]:
+        rolled: list[Rolled] = []
+        chunk = self._recipe.chunk
+        for start in range(0, len(slots), chunk):
+            begun = [self._begin(slot, stage) for slot in slots[start : start + chunk]]
+            self._play(begun, sampler, stage, step)
+            rolled += begun
+        return rolled
+
+    def _play_alone(
+        self, slots: Sequence[Slot], samplers: Sequence[Sampler], stage: _Stage, step: int
+    ) -> list[Rolled]:
+        """Plays every episode by itself: none waits for the longest of a chunk."""
+        begun = [self._begin(slot, stage) for slot in slots]
+        in_flight = min(max(1, len(begun)), self._recipe.rollouts.in_flight)
+        with ThreadPoolExecutor(in_flight, thread_name_prefix="episode") as pool:
+            played = [
+                pool.submit(self._play, [each], sampler, stage, step)
+                for each, sampler in zip(begun, samplers, strict=True)
+            ]
+            try:
+                for done in as_completed(played):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return begun
 
     def _begin(self, slot: Slot, stage: _Stage) -> Rolled:
         episode = Episode(
@@ -197,7 +240,8 @@ class Rollout:
             rolled.handle.set_result(masked(result.reason))
             return False
         if not isinstance(result, Answer):
-            rolled.track.add_observation(rolled.episode.messages[-1].content)
+            with self._encoding:  # tokenizers must not encode in two threads at one time
+                rolled.track.add_observation(rolled.episode.messages[-1].content)
             if self._fits(rolled.track):
                 return True
             result = rolled.episode.end(End.CONTEXT)
@@ -226,6 +270,7 @@ class _Stage:
         self._step = step
         self._environments: dict[str, Environment] = {}
         self._of_problem: dict[str, Environment] = {}
+        self._making = threading.Lock()
 
     def problem_name(self, problem: str) -> str | None:
         """What sessions judge by."""
@@ -268,6 +313,10 @@ class _Stage:
 
     def _environment(self, problem: str) -> Environment:
         """Of a problem: episodes share one where their rewards are the same."""
+        with self._making:
+            return self._made_environment(problem)
+
+    def _made_environment(self, problem: str) -> Environment:
         found = self._of_problem.get(problem)
         if found is None:
             if self._setting is Setting.AGENTIC:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from cupel_trainer.train.session import Session
 from cupel_trainer.train.step_record import StepRecord
 
 SCRATCH, CHECKPOINTS, MASTERS, LOCK = ".unfinished", "checkpoints", "masters", ".lock"
+FIRST_PATIENCE_S = 15.0
+"""How long a service is waited for at first: a wrong URL should be said soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,8 @@ def _train(
             )
             if checkpoint is not None:
                 session.restore(checkpoint.state)
-            trainer.run(checkpoint.path if checkpoint else None)
+            with closing(trainer):
+                trainer.run(checkpoint.path if checkpoint else None)
     tell("exporting")
     return _finish(out, manifest, is_main=is_main)
 
@@ -250,7 +253,7 @@ def _manifest(recipe: Recipe, course: Course, policy: Policy, desk: Desk) -> Run
         problem_tests=_digest([[entry.id, entry.digest] for entry in course.entries]),
         prompts=_digest(sorted(course.prompts.items())),
         versions=versions(),
-        service=desk.info(),
+        service=desk.info(FIRST_PATIENCE_S),
     )
 
 

@@ -125,6 +125,7 @@ class Session:
         step: int,
         trainer: Mapping[str, float | None],
         gather: Callable[[list[object]], list[object]],
+        sync_logprob_error: float | None = None,
     ) -> StepRecord:
         """The record of the step that has just ended; every process asks together.
 
@@ -132,6 +133,7 @@ class Session:
             step: Counted from 1.
             trainer: What the trainer says of it.
             gather: Puts together lists of all processes.
+            sync_logprob_error: Of the last hand-over of weights, where it was compared.
         """
         batch = self._batch
         own = (
@@ -160,6 +162,7 @@ class Session:
                 "step_s": step_s,
                 "judge_wait_share": judge_wait_s / step_s if step_s else 0.0,
                 "tokens_per_s": tokens / generation_s if generation_s else 0.0,
+                "sync_logprob_error": sync_logprob_error,
                 "trainer": dict(trainer),
             }
         )

@@ -33,6 +33,9 @@ class StepRecord(BaseModel):
     step_s: float = Field(0.0, description="Of the whole step.")
     judge_wait_share: float = Field(0.0, description="judge_wait_s of step_s.")
     tokens_per_s: float = Field(0.0, description="tokens of generation_s.")
+    sync_logprob_error: float | None = Field(
+        None, description="Largest difference to the vLLM server's log-probabilities; see recipe."
+    )
     trainer: dict[str, float | None] = Field({}, description="What TRL says: loss, entropy, ...")
 
 

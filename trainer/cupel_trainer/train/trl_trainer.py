@@ -25,10 +25,12 @@ from transformers import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from cupel_trainer.errors import EngineError, RecipeError
 from cupel_trainer.train.checkpoint_folder import seal
 from cupel_trainer.train.order import Order
 from cupel_trainer.train.recipe import Dtype, Recipe, RolloutKind, Schedule
-from cupel_trainer.train.rollout import Handle, Ids, Turn, draw_seed
+from cupel_trainer.train.rollout import Handle, Ids, Sampler, Turn, draw_seed
+from cupel_trainer.train.served import Served
 from cupel_trainer.train.session import Place, Session
 from cupel_trainer.train.step_record import StepRecord
 
@@ -42,7 +44,16 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
     Args:
         recipe: The run.
         scratch: Where it may write what is not whole yet.
+
+    Raises:
+        RecipeError: This machine cannot do what the recipe says.
     """
+    bfloat16 = recipe.precision.compute is Dtype.BFLOAT16
+    if bfloat16 and recipe.precision.device == "auto" and not torch.accelerator.is_available():
+        raise RecipeError(
+            "precision.compute: bfloat16 wants an accelerator, and there is none: on a CPU say "
+            'precision.compute = "float32" and precision.device = "cpu"'
+        )
     optimiser, parallelism = recipe.optimiser, recipe.parallelism
     updates = optimiser.updates_per_batch
     own = recipe.completions_per_step // parallelism.processes
@@ -74,9 +85,8 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         loss_type=optimiser.loss.value,
         scale_rewards="group" if optimiser.scale_rewards else "none",
         mask_truncated_completions=optimiser.mask_truncated,
-        bf16=recipe.precision.compute is Dtype.BFLOAT16,
+        bf16=bfloat16,
         use_cpu=recipe.precision.device == "cpu",
-        activation_checkpointing=parallelism.gradient_checkpointing,  # its name from 5.24 on
         model_init_kwargs=None,
         shuffle_dataset=False,  # the order is ours
         remove_unused_columns=False,
@@ -87,6 +97,7 @@ def make_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         report_to="none",  # log.jsonl, TensorBoard and the rest are ours
         disable_tqdm=True,
         **_engine(recipe),
+        **_checkpointing(recipe),
     )
 
 
@@ -111,6 +122,13 @@ def _engine(recipe: Recipe) -> dict[str, Any]:  # Any: arguments of several type
                 "vllm_enable_sleep_mode": rollouts.sleep,
                 "vllm_max_model_length": recipe.sampling.max_context_tokens,
             }
+
+
+def _checkpointing(recipe: Recipe) -> dict[str, Any]:  # Any: as above
+    # Its name from transformers 5.24 on, and before: environments with vLLM have older ones.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    name = next(each for each in names if each in GRPOConfig.__dataclass_fields__)
+    return {name: recipe.parallelism.gradient_checkpointing}
 
 
 class CupelTrainer(GRPOTrainer):
@@ -147,7 +165,7 @@ class CupelTrainer(GRPOTrainer):
         self._checkpoints = checkpoints
         self._emit = emit
         ids = [problem for step in order for problem in step]
-        with _vllm_client(vllm_client):
+        with _vllm_client(vllm_client or _own_client(recipe)):
             super().__init__(
                 model=model,
                 reward_funcs=self._rewards,
@@ -156,6 +174,7 @@ class CupelTrainer(GRPOTrainer):
                 processing_class=tokenizer,
                 rollout_func=self._roll_out,
             )
+        self._served = Served(recipe, self) if _is_served(recipe) else None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
@@ -188,12 +207,33 @@ class CupelTrainer(GRPOTrainer):
             for place, turn in enumerate(ids)
         ]
 
+    def hand_over(self) -> None:
+        """Hands the weights to the vLLM server; every process takes part."""
+        generation: Any = self.vllm_generation  # its methods have no types
+        generation.sync_weights()
+        # Private: TRL's own mark, so that it does not hand the same weights over once more.
+        self._last_loaded_step = self.state.global_step
+
+    def close(self) -> None:
+        """Closes connections to a vLLM server, and what weights went through."""
+        if self._served is None:
+            return
+        self._served.close()
+        client = getattr(self.vllm_generation, "vllm_client", None)  # in the main process only
+        if client is not None:
+            client.close_communicator()
+            client.session.close()
+
     def any_active(self, active: bool) -> bool:
         """Whether any process has episodes under way."""
         if self.accelerator.num_processes == 1:
             return active
         flag = torch.tensor([int(active)], device=self.accelerator.device)
         return bool(self.accelerator.gather(flag).any())
+
+    def alone(self, number: int) -> Sampler | None:
+        """What draws the turns of one episode by itself: a vLLM server does."""
+        return None if self._served is None else self._served.alone(number)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Makes the record of a step out of what TRL logs after it."""
@@ -207,7 +247,8 @@ class CupelTrainer(GRPOTrainer):
             and (value is None or isinstance(value, int | float))
         }
         step = self.state.global_step // self._recipe.optimiser.updates_per_batch
-        record = self._session.record(step, said, _gather)
+        error = None if self._served is None else self._served.error
+        record = self._session.record(step, said, _gather, error)
         if self.accelerator.is_main_process:
             self._emit(record)
 
@@ -229,11 +270,34 @@ class CupelTrainer(GRPOTrainer):
     def _roll_out(self, prompts: list[str], _: GRPOTrainer) -> dict[str, Any]:
         step = self.state.global_step // self._recipe.optimiser.updates_per_batch
         # Each step draws from a seed of its own: a resumed run draws what the whole one would.
-        torch.manual_seed(draw_seed(self._recipe.seed, step, self.place.process))
+        seed = draw_seed(self._recipe.seed, step, self.place.process)
+        torch.manual_seed(seed)
+        if self._served is not None:
+            self._served.begin(seed)
         return dict(self._session.draw(prompts, self, step, self.place))
 
     def _rewards(self, handle: list[Handle], **_: object) -> list[float | None]:
         return self._session.rewards(handle, _gather)
+
+
+def _is_served(recipe: Recipe) -> bool:
+    return recipe.rollouts.kind is RolloutKind.VLLM_SERVER
+
+
+def _own_client(recipe: Recipe) -> Callable[..., Any] | None:
+    """What takes weights to a server where TRL's client, which needs a GPU for it, cannot."""
+    if not _is_served(recipe):
+        return None
+    if recipe.precision.device != "cpu" and torch.cuda.is_available():
+        return None
+    try:
+        from cupel_trainer.train.vllm_sync import shared_memory_client
+    except ImportError as error:
+        raise EngineError(
+            f"rollouts.kind = vllm-server needs vLLM where it trains, too ({error}): "
+            "install the extra `vllm`"
+        ) from error
+    return shared_memory_client(recipe.model.path)
 
 
 def _gather(items: list[object]) -> list[object]:
@@ -247,7 +311,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _vllm_client(client: type[Any] | None) -> Iterator[None]:
+def _vllm_client(client: Callable[..., Any] | None) -> Iterator[None]:
     """Has TRL make its vLLM client of another class."""
     if client is None:
         yield

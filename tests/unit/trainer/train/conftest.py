@@ -1,0 +1,18 @@
+"""A tiny policy with problems, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_policy import make_policy, write_problems
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model` and `problems.jsonl`."""
+    pytest.importorskip("trl")
+    folder = tmp_path_factory.mktemp("train")
+    make_policy(folder / "model")
+    write_problems(folder / "problems.jsonl")
+    return folder
