@@ -20,7 +20,7 @@ def lab(
         bool, typer.Option("--quick", help="Small: about three minutes on two quiet cores.")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="For the figure: about eleven minutes; the default.")
+        bool, typer.Option("--full", help="For the figure: about nine minutes; the default.")
     ] = False,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe of your own, in TOML, in place of these two.")
