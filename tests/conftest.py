@@ -21,6 +21,11 @@ settings.register_profile("cupel", deadline=None, derandomize=bool(os.environ.ge
 settings.load_profile("cupel")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Merges go first: what they may use is of the whole process, which others fill with TRL."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_merge"))
+
+
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Compiler:
     """Compiles C on this host, each source once per session."""

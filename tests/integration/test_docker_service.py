@@ -27,6 +27,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "two-sum"
 SUFFIXES = {Language.C: "c", Language.CPP: "cpp", Language.PYTHON: "py"}
+BOXES = 2 + 1
+"""Two slots, and a box for sessions."""
+
 ENDLESS = Submission(
     problem=Problem(limits=Limits(cpu_s=60), tests=(Testcase(name="only", input="", output="x"),)),
     language=Language.PYTHON,
@@ -43,7 +46,7 @@ def docker_service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 *(sys.executable, "-m", "cupel.cli", "serve", "--box", "docker", "--port", "0"),
                 *("--slots", "2", "--data-dir", str(folder / "data")),
             ],
-            env={**os.environ, "CUPEL_DOCKER_IMAGE": IMAGE},
+            env={**os.environ, "CUPEL_DOCKER_IMAGE": IMAGE, "CUPEL_SESSION_BOXES": "1"},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -98,7 +101,7 @@ def test_a_docker_service_says_what_its_boxes_are_and_accepts_right_programs(
     with docker_service(tmp_path) as (process, line):
         boxes = f"docker boxes {facts.runtime}, cgroup {facts.cgroup}"
         assert re.fullmatch(rf"cupel: ready on \S+ \(slots 2, {boxes}\)\n", line), line
-        assert len(running_boxes_of(process.pid)) == 2
+        assert len(running_boxes_of(process.pid)) == BOXES
         with cupel.Client(url_in(line)) as client:
             info = client.info()
             assert (info.box, info.runtime, info.image) == ("docker", facts.runtime, facts.image)
@@ -115,6 +118,10 @@ def test_a_docker_service_says_what_its_boxes_are_and_accepts_right_programs(
                 )
                 assert judgement.verdict is cupel.Verdict.AC, judgement
                 assert judgement.degraded == ()
+            assert client.execute("print(6 * 7)").stdout == "42\n"
+            with client.session() as session:
+                session.write("greeting", b"hello")
+                assert session.run("cat greeting").stdout == "hello"
         pid = process.pid
     assert running_boxes_of(pid) == []
     assert cgroups_of(pid) == []
@@ -133,7 +140,7 @@ def test_kill_dash_nine_of_a_docker_service_leaves_nothing_running(
         asking.start()
         wait_until(lambda: _has_a_program(process.pid), "the program runs")
         boxes = running_boxes_of(process.pid)
-        assert len(boxes) == 2
+        assert len(boxes) == BOXES
 
         os.kill(process.pid, signal.SIGKILL)
 
