@@ -87,15 +87,21 @@ class _Round:
     def settle(self, future: Future[None]) -> bool:
         """Takes note of a step that ended; whether it was the last one of its group."""
         group = self.acting.pop(future)
+        self.samples += _new_samples(group)
         future.result()
         if any(other is group for other in self.acting.values()):
             return False
-        self.samples += _new_samples(group)
         if all(player.over for player in group):
             self.under_way -= len(group)
         else:
             self.ready.append(group)
         return True
+
+    def give_up(self) -> list[Sample]:
+        """The samples of all that have ended, also of those whose box is not yet closed."""
+        for group in self.acting.values():
+            self.samples += _new_samples(group)
+        return self.take_samples()
 
     def take_samples(self) -> list[Sample]:
         """The samples since the last time."""
@@ -146,7 +152,7 @@ class Conversing:
         try:
             yield from self._flow(round_) if size == 1 else self._take_turns(round_)
         except (TrainerError, CupelError):
-            if samples := round_.take_samples():
+            if samples := round_.give_up():
                 yield samples  # what others have finished is kept
             raise
         finally:
@@ -274,10 +280,10 @@ def _new_samples(group: list[_Player]) -> list[Sample]:
     """The samples of the episodes that have ended since the last time."""
     samples = []
     for player in group:
-        episode = _episode(player)
-        if player.told or episode.result is None:
+        if player.told or not player.over:
             continue
         player.told = True
+        episode = _episode(player)
         if isinstance(episode.result, Answer):
             samples.append(
                 Sample(
